@@ -1,0 +1,1 @@
+"""How tinyllm speaks with Ollama; nothing here knows about caching."""
