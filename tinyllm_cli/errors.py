@@ -5,6 +5,7 @@ TinyLLMError
 ├── CacheError                    the store failed
 │   ├── BackendUnavailableError   it cannot be reached in time
 │   ├── CorruptEntryError         what it holds does not decode or does not match its key
+│   │   └── UnreadableEntryError  it may be sound, but this release cannot read it
 │   ├── SnapshotError             the snapshot file cannot be read, written or locked
 │   └── CacheMissError            an answer was wanted from the cache alone, and it has none
 ├── OllamaError                   the model server failed
@@ -18,6 +19,8 @@ TinyLLMError
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 __all__ = [
     "BackendUnavailableError",
@@ -35,6 +38,7 @@ __all__ = [
     "OutputError",
     "SnapshotError",
     "TinyLLMError",
+    "UnreadableEntryError",
 ]
 
 
@@ -44,6 +48,14 @@ class TinyLLMError(Exception):
     def __init__(self, reason: str, *, hint: str | None = None) -> None:
         super().__init__(reason)
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # an exception is rebuilt from its positional arguments; ours are not all there is
+        return (_rebuilt, (type(self), str(self)), self.__dict__)
+
+
+def _rebuilt(kind: type[TinyLLMError], reason: str) -> TinyLLMError:
+    return kind.__new__(kind, reason)
 
 
 class ConfigError(TinyLLMError, ValueError):
@@ -60,6 +72,10 @@ class BackendUnavailableError(CacheError):
 
 class CorruptEntryError(CacheError):
     """Stored bytes do not decode, or do not belong to the key they were found under."""
+
+
+class UnreadableEntryError(CorruptEntryError):
+    """Stored bytes that another release may read; they are a miss, and are left alone."""
 
 
 class SnapshotError(CacheError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 __all__ = ["canonical_model", "is_cloud_model", "short_model"]
 
@@ -22,6 +23,7 @@ _DEFAULT_TAG = "latest"
 _PREFIX = f"{_DEFAULT_HOST}/{_DEFAULT_NAMESPACE}/"
 
 
+@lru_cache(maxsize=256)  # a program asks the same few models again and again
 def canonical_model(name: str) -> str:
     """Return the one full, lower-case spelling of a model name, as the cache key holds it.
 
@@ -39,6 +41,7 @@ def canonical_model(name: str) -> str:
     return f"{host}/{namespace}/{found['model']}:{tag}{source}".lower()
 
 
+@lru_cache(maxsize=256)
 def short_model(name: str) -> str:
     """Return the canonical name as people write it: without the default registry, with its tag."""
     return canonical_model(name).removeprefix(_PREFIX)

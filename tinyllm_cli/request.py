@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 from .errors import ConfigError
-from .values import Value
+from .values import Value, freeze, thaw
 
-__all__ = ["DEFAULT_MAX_TOKENS", "DEFAULT_TEMPERATURE", "GenerateRequest"]
+__all__ = ["DEFAULT_MAX_TOKENS", "DEFAULT_TEMPERATURE", "GenerateRequest", "image_bytes"]
 
 DEFAULT_TEMPERATURE = 0.3
 DEFAULT_MAX_TOKENS = 2000
@@ -26,30 +26,31 @@ class GenerateRequest(Value):
     (num_ctx, top_p, seed, stop, ...) and win over the two. `format` is "json" or a JSON schema;
     `json_mode` is short for "json". `images` are raw bytes or base64 text. `extra` holds request
     fields this release does not name; they are sent as they are and are part of the cache key.
-    The remaining fields are those of Ollama's POST /api/generate.
+    The remaining fields are those of Ollama's POST /api/generate. Nested values are copied and
+    frozen; ConfigError (a ValueError) if they nest too deep.
     """
 
     __slots__ = (
-        "context",
-        "extra",
-        "format",
-        "images",
-        "json_mode",
-        "keep_alive",
-        "logprobs",
-        "max_tokens",
         "model",
-        "options",
         "prompt",
-        "raw",
-        "shift",
-        "suffix",
         "system",
         "temperature",
-        "template",
+        "max_tokens",
+        "json_mode",
+        "format",
+        "options",
+        "images",
         "think",
-        "top_logprobs",
+        "suffix",
+        "template",
+        "context",
+        "raw",
         "truncate",
+        "shift",
+        "logprobs",
+        "top_logprobs",
+        "keep_alive",
+        "extra",
     )
 
     model: str
@@ -103,20 +104,20 @@ class GenerateRequest(Value):
         put("temperature", temperature)
         put("max_tokens", max_tokens)
         put("json_mode", json_mode)
-        put("format", format)
-        put("options", options)
-        put("images", images)
+        put("format", _frozen(format))
+        put("options", _frozen(options))
+        put("images", _frozen(images))
         put("think", think)
         put("suffix", suffix)
         put("template", template)
-        put("context", context)
+        put("context", _frozen(context))
         put("raw", raw)
         put("truncate", truncate)
         put("shift", shift)
         put("logprobs", logprobs)
         put("top_logprobs", top_logprobs)
         put("keep_alive", keep_alive)
-        put("extra", extra)
+        put("extra", _frozen(extra))
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body for POST /api/generate, without `stream`; unset fields are absent.
@@ -128,21 +129,20 @@ class GenerateRequest(Value):
             options["temperature"] = self.temperature
         if self.max_tokens is not None:
             options["num_predict"] = self.max_tokens
-        options.update(self.options)
+        options.update(thaw(self.options))
         body: dict[str, Any] = {"model": self.model, "prompt": self.prompt}
         for name in ("system", "suffix", "template"):
             value = getattr(self, name)
             if value:  # the server treats "" as absent
                 body[name] = value
         if self.format is not None:
-            body["format"] = self.format
+            body["format"] = thaw(self.format)
         elif self.json_mode:
             body["format"] = "json"
         if self.images:
             body["images"] = [_as_base64(image) for image in self.images]
-        if (
-            self.context is not None
-        ):  # [] is not the same as absent: it drops the model's own history
+        # [] is not the same as absent: it drops the model's own history
+        if self.context is not None:
             body["context"] = list(self.context)
         for name in ("think", "truncate", "shift", "top_logprobs", "keep_alive"):
             value = getattr(self, name)
@@ -153,17 +153,30 @@ class GenerateRequest(Value):
                 body[name] = True
         if options:
             body["options"] = options
-        body.update(self.extra)
+        body.update(thaw(self.extra))
         return body
+
+
+def image_bytes(image: str) -> bytes:
+    """Return the image behind its base64 text, read as Ollama reads it; raises ConfigError."""
+    try:
+        # line breaks are skipped and nothing else: what the server refuses must not pass as an image
+        return binascii.a2b_base64(image.replace("\r", "").replace("\n", ""), strict_mode=True)
+    except (AttributeError, ValueError) as exc:
+        raise ConfigError(
+            "an image is not base64", hint="pass the raw bytes of the image instead"
+        ) from exc
 
 
 def _as_base64(image: bytes | str) -> str:
     if isinstance(image, bytes):
         return binascii.b2a_base64(image, newline=False).decode("ascii")
-    try:
-        binascii.a2b_base64(image)
-    except (binascii.Error, ValueError) as exc:
-        raise ConfigError(
-            "an image is not base64", hint="pass the raw bytes of the image instead"
-        ) from exc
+    image_bytes(image)
     return image
+
+
+def _frozen(value: Any) -> Any:
+    try:
+        return freeze(value)
+    except RecursionError as exc:
+        raise ConfigError("the request nests too deep, or holds itself") from exc

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
-from .values import Value
+from .values import Value, freeze, thaw
 
 __all__ = ["GenerateResponse"]
 
@@ -22,24 +21,24 @@ class GenerateResponse(Value):
     """
 
     __slots__ = (
-        "context",
-        "created_at",
-        "done",
-        "done_reason",
-        "eval_count",
-        "eval_duration",
-        "extra",
-        "load_duration",
-        "logprobs",
         "model",
+        "created_at",
+        "response",
+        "done",
+        "total_duration",
+        "load_duration",
         "prompt_eval_count",
         "prompt_eval_duration",
-        "remote_host",
-        "remote_model",
-        "response",
+        "eval_count",
+        "eval_duration",
+        "done_reason",
         "thinking",
+        "context",
         "tool_calls",
-        "total_duration",
+        "logprobs",
+        "remote_model",
+        "remote_host",
+        "extra",
     )
 
     model: str
@@ -95,12 +94,12 @@ class GenerateResponse(Value):
         put("eval_duration", eval_duration)
         put("done_reason", done_reason)
         put("thinking", thinking)
-        put("context", None if context is None else _freeze(context))
-        put("tool_calls", None if tool_calls is None else _freeze(tool_calls))
-        put("logprobs", None if logprobs is None else _freeze(logprobs))
+        put("context", None if context is None else freeze(context))
+        put("tool_calls", None if tool_calls is None else freeze(tool_calls))
+        put("logprobs", None if logprobs is None else freeze(logprobs))
         put("remote_model", remote_model)
         put("remote_host", remote_host)
-        put("extra", None if extra is None else _freeze(extra))
+        put("extra", None if extra is None else freeze(extra))
 
     @property
     def tokens(self) -> int:
@@ -113,23 +112,24 @@ class GenerateResponse(Value):
         for name in _FIELDS:
             value = getattr(self, name)
             if value is not None:
-                data[name] = _thaw(value) if name in _NESTED else value
+                data[name] = thaw(value) if name in _NESTED else value
         data.update(data.pop("extra", {}))
         return data
-
-    def _plain(self) -> dict[str, Any]:
-        # read-only mappings do not pickle
-        return {name: _thaw(value) for name, value in self._items().items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> GenerateResponse:
         """Build a response from what `to_dict` gave; raises TypeError or ValueError if it does not fit."""
+        if not isinstance(data, Mapping):
+            raise TypeError(f"a response is an object, not {type(data).__name__}")
         known = {name: value for name, value in data.items() if name in _TYPES}
         rest = {name: value for name, value in data.items() if name not in _TYPES}
         for name, value in known.items():
             # bool is an int to Python, but `true` is not a duration
             if not isinstance(value, _TYPES[name]) or (isinstance(value, bool) and name != "done"):
                 raise TypeError(f"{name} is {type(value).__name__}")
+        for name, wanted in _ITEM_TYPES.items():
+            if not all(type(item) is wanted for item in known.get(name, ())):
+                raise TypeError(f"{name} holds something else than {wanted.__name__}")
         return cls(**known, extra=rest or None)
 
 
@@ -153,19 +153,4 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "done": bool,
 }
 del _TYPES["extra"]
-
-
-def _freeze(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return MappingProxyType({name: _freeze(item) for name, item in value.items()})
-    if isinstance(value, (list, tuple)):
-        return tuple(_freeze(item) for item in value)
-    return value
-
-
-def _thaw(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _thaw(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_thaw(item) for item in value]
-    return value
+_ITEM_TYPES: dict[str, type] = {"context": int, "tool_calls": dict, "logprobs": dict}

@@ -6,9 +6,29 @@ of the command, for each of the classes a cache hit needs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
-__all__ = ["Value"]
+__all__ = ["Value", "freeze", "thaw"]
+
+
+def freeze(value: Any) -> Any:
+    """Return JSON-like data that nobody can change: read-only mappings and tuples all the way down."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({name: freeze(item) for name, item in value.items()})
+    if isinstance(value, (list, tuple)):
+        return tuple(freeze(item) for item in value)
+    return value
+
+
+def thaw(value: Any) -> Any:
+    """Return frozen data as the plain dicts and lists that `json` and `pickle` know."""
+    if isinstance(value, Mapping):
+        return {name: thaw(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [thaw(item) for item in value]
+    return value
 
 
 class Value:
@@ -41,14 +61,13 @@ class Value:
         return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
 
     def __hash__(self) -> int:
-        return hash(tuple(self._items().values()))
+        # nested objects have no hash; equal values agree in their text and numbers all the same
+        return hash(tuple(v for v in self._items().values() if isinstance(v, (str, int, float))))
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self._items().items())
         return f"{type(self).__name__}({shown})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), tuple(self._plain().values()))
-
-    def _plain(self) -> dict[str, Any]:
-        return self._items()
+        # read-only mappings do not pickle
+        return (type(self), tuple(thaw(value) for value in self._items().values()))
