@@ -102,8 +102,11 @@ def test_an_entry_too_large_is_not_stored_and_drives_nothing_out(
     backend = InMemoryBackend(10, max_entry_bytes=2000, **options)
     store(backend, "ab", "x" * 100)
     random = Random(1)  # packing makes no small entry of this
-    store(backend, "c", "".join(chr(random.randrange(0x4E00, 0x9FFF)) for _ in range(2500)))
+    large = "".join(chr(random.randrange(0x4E00, 0x9FFF)) for _ in range(2500))
+    store(backend, "c", large)
     assert held(backend, "abc") == "ab"
+    store(backend, "a", large)  # what it was to replace is no longer the answer
+    assert held(backend, "abc") == "b"
     assert backend.eviction_count == 0
     backend.close_nowait()
 
@@ -160,8 +163,9 @@ def test_it_behaves_like_a_list_in_order_of_use(
     evicted = 0
     for kind, name, length in steps:
         key = key_of(name)
-        if kind == "set" and FLAT + length <= max_bytes:
+        if kind == "set":
             model.pop(name, None)
+        if kind == "set" and FLAT + length <= max_bytes:
             model[name] = FLAT + length
             while len(model) > max_size or sum(model.values()) > max_bytes:
                 del model[next(iter(model))]

@@ -313,6 +313,29 @@ def test_what_failed_and_was_killed_leaves_few_leases(path: Path) -> None:
     db.close()
 
 
+def test_a_lease_belongs_to_its_token_until_its_mark_stands_still(path: Path) -> None:
+    one, other = (Snapshot(path, max_entries=10, max_bytes=10**6) for _ in range(2))
+    key = key_of("a")
+    assert one.lease(key, "one", None) is None
+    mark = other.lease(key, "other", None)
+    assert mark is not None
+    one.beat(key, "one")
+    assert other.lease(key, "other", mark) not in (None, mark)  # it beats: not stale
+    other.beat(key, "other")  # not its own
+    other.release(key, "other", "")
+    mark = other.lease(key, "other", None)
+    assert mark is not None
+    assert other.lease(key, "other", mark) is None  # nothing has changed: taken over
+    one.release(key, "one", "")
+    assert one.lease(key, "one", None) is not None
+    other.release(key, "other", "gave up")
+    assert str(one.lease(key, "one", None)).endswith("gave up")
+    other.release(key, "other", "")
+    assert one.lease(key, "one", None) is None
+    one.close()
+    other.close()
+
+
 def test_no_daily_statement_walks_through_the_entries(path: Path) -> None:
     """So that the cost of a hit, a miss and of the figures does not depend on how much is stored."""
     backend = opened(path, 50)

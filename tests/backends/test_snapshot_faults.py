@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -456,6 +457,10 @@ def test_what_is_not_ours_alone_is_not_used(
 @pytest.fixture
 def shared() -> Iterator[Path]:
     """Give a directory every user may reach; pytest's own only its owner may."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed")
+    if subprocess.run([*AS_NOBODY, sys.executable, "-c", ""], capture_output=True).returncode:
+        pytest.skip("this Python cannot be run by another user")
     with tempfile.TemporaryDirectory(prefix="tinyllm-test-", dir="/tmp") as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
@@ -488,7 +493,6 @@ print(json.dumps([
 
 
 @needs_root
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
 @pytest.mark.parametrize("journal", [True, False], ids=["with journal", "without journal"])
 def test_what_may_only_be_read_still_answers(shared: Path, journal: bool) -> None:
     path = shared / "cache" / "snapshot.sqlite3"
@@ -513,7 +517,6 @@ def test_what_may_only_be_read_still_answers(shared: Path, journal: bool) -> Non
 
 
 @needs_root
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
 def test_what_may_not_even_be_read_is_an_error_of_the_store(shared: Path) -> None:
     path = shared / "cache" / "snapshot.sqlite3"
     os.chown(shared, 65534, 65534)

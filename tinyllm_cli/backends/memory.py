@@ -135,14 +135,11 @@ class InMemoryBackend:
         """Return what is stored under a key, fresh or expired, and note its use."""
         if self._snapshot is not None:
             return self._lookup_snapshot(self._snapshot, key)
-        try:
-            entry = self._entries[key]
-            self._entries.move_to_end(key)
-        except KeyError:
-            return None
-        if self._order is not None:
-            with self._writing:
-                if key in self._entries:  # another thread may have removed it
+        with self._writing:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+                if self._order is not None:
                     self._order.use(key, entry)
         return entry
 
@@ -168,17 +165,16 @@ class InMemoryBackend:
                 yield key, codec.loads(key, blob)
 
     def set_nowait(self, key: str, entry: CacheEntry) -> None:
-        """As `set`, at once."""
-        size = entry.size
+        """As `set`, at once; too large an entry leaves none under the key, not the one before it."""
         seen = self._generation
+        blob = b""
         if self._snapshot is not None:
             blob = codec.dumps(key, entry, keep_request=self._keep_requests)
-            size = len(blob)
-            if size > self.max_entry_bytes:
-                return
-            self._put_snapshot(self._snapshot, key, entry, blob)
-        elif size > self.max_entry_bytes:
+        if (len(blob) or entry.size) > self.max_entry_bytes:
+            self._delete(key)
             return
+        if self._snapshot is not None:
+            self._put_snapshot(self._snapshot, key, entry, blob)
         self._keep(key, entry, seen, stored=True)
 
     def close_nowait(self) -> None:
@@ -360,8 +356,8 @@ class InMemoryBackend:
                     self.eviction_count += 1
 
     def _held(self) -> list[tuple[str, CacheEntry]]:
-        # one call, during which no other thread can change the order
-        return list(self._entries.items())
+        with self._writing:
+            return list(self._entries.items())
 
     def _drop(self, keep: str) -> CacheEntry:
         """Take out the entry that goes first by the policy; `keep` only if there is no other."""

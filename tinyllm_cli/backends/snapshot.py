@@ -70,7 +70,7 @@ _ADD_TOTALS = (
     + ", ".join(f"{name} = {name} + excluded.{name}" for name in ("entries", "bytes", *_COUNTERS))
 )
 _NOTE_EVICTED = (
-    "INSERT INTO evicted SELECT ?1, max(?2, ifnull((SELECT rank FROM evicted "
+    "INSERT INTO evicted SELECT ?, max(?, ifnull((SELECT rank FROM evicted "
     "ORDER BY rowid DESC LIMIT 1), 0))"
 )
 # What a use of an entry does to its rank; the lowest goes first. By recency a sequence instead of a
@@ -309,12 +309,9 @@ class Snapshot:
 
     def release(self, key: str, token: str, note: str) -> None:
         """End a lease that is still `token`'s; with a note, leave a mark that ends with it."""
-        change = "UPDATE leases SET note = ?3" if note else "DELETE FROM leases"
-        self._write(
-            lambda db: db.execute(
-                f"{change} WHERE key = ?1 AND token = ?2", (key, token, note)[: 3 if note else 2]
-            )
-        )
+        change = "UPDATE leases SET note = ?" if note else "DELETE FROM leases"
+        values = (note, key, token) if note else (key, token)
+        self._write(lambda db: db.execute(f"{change} WHERE key = ? AND token = ?", values))
 
     # --- life
 
