@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.samples import NOW, answer, entry
 from tinyllm_cli.entry import CacheEntry, Chunk
 from tinyllm_cli.ollama.chunks import assemble
-from tinyllm_cli.replay import measure, replay
+from tinyllm_cli.replay import measure, pauses, replay
 from tinyllm_cli.response import GenerateResponse
 
 
@@ -121,3 +122,15 @@ def test_no_record_of_pieces_can_shorten_or_lengthen_an_answer(
     assert "".join(piece.response for piece in pieces) == text
     assert [piece.done for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     assert all(not one.done for one, _ in pairwise(pieces))
+
+
+def test_the_pace_is_the_recorded_one_divided_by_the_speed() -> None:
+    entry = CacheEntry(answer("abc"), NOW, chunks=[(1, 0, 0, 100), (1, 0, 0, 350), (1, 0, 0, 300)])
+    assert list(pauses(entry, 1.0)) == pytest.approx([0.1, 0.25, 0.0])
+    assert list(pauses(entry, 10.0)) == pytest.approx([0.01, 0.025, 0.0])
+
+
+def test_there_is_a_pause_for_every_chunk_of_the_replay() -> None:
+    whole = CacheEntry(answer("abc"), NOW)
+    assert len(list(pauses(whole, 1.0))) == len(list(replay(whole, "m")))
+    assert sum(pauses(whole, 1.0)) == 0

@@ -20,6 +20,7 @@ __all__ = [
     "STALE",
     "Freshness",
     "checked_freshness",
+    "checked_speed",
     "checked_ttl",
     "is_deterministic",
     "look",
@@ -117,6 +118,17 @@ def checked_freshness(
         if not 0 <= value <= MAX_TTL_S:
             raise ConfigError(f"{name} of {_shown(value)} makes no sense", hint="give 0 or more")
     return Freshness(stale_while_revalidate, stale_if_error, beta)
+
+
+def checked_speed(speed: float) -> float:
+    """Return a replay speed as given; raises ConfigError unless it is a finite number above 0."""
+    if isinstance(speed, bool) or not isinstance(speed, (int, float)):
+        raise ConfigError(f"a replay speed is a number, not {type(speed).__name__}")
+    if not (math.isfinite(speed) and speed > 0):
+        raise ConfigError(
+            f"a replay speed of {speed} makes no sense", hint="give 1 for the pace it was made at"
+        )
+    return speed
 
 
 def checked_ttl(ttl: float | None) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from .entry import CacheEntry, Chunk
 from .response import GenerateResponse
 
-__all__ = ["measure", "replay"]
+__all__ = ["measure", "pauses", "replay"]
 
 
 def measure(pieces: Sequence[tuple[GenerateResponse, float]]) -> list[Chunk]:
@@ -21,6 +21,17 @@ def measure(pieces: Sequence[tuple[GenerateResponse, float]]) -> list[Chunk]:
         )
         for piece, at in pieces
     ]
+
+
+def pauses(entry: CacheEntry, speed: float) -> Iterator[float]:
+    """Yield the seconds to wait before each chunk of `replay`; `speed` 1.0 is as it once came.
+
+    An answer that came whole has no pace and is not held up.
+    """
+    last = 0
+    for *_, at in entry.chunks or ((0, 0), (0, 0)):
+        yield max(0, at - last) / 1000 / speed
+        last = max(last, at)
 
 
 def replay(entry: CacheEntry, model: str) -> Iterator[GenerateResponse]:
