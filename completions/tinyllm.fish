@@ -1,0 +1,1 @@
+complete --command tinyllm --no-files --arguments "(env _TINYLLM_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) tinyllm)" --condition "env _TINYLLM_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) tinyllm"
