@@ -21,6 +21,17 @@ KEY = "a" * 64
 PROSE = "The answer to this question depends on what one means by the word. " * 200
 
 
+@pytest.fixture(params=["zlib", "zstd"], autouse=True)
+def packer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run every test as in a Python without zstd, and as in one with it."""
+    name = str(request.param)
+    if name == "zlib":
+        monkeypatch.setattr(packing, "_zstd", lambda: None)
+    elif packing._zstd() is None:
+        pytest.skip("no zstd here: neither Python 3.14 nor the zstd extra")
+    return name
+
+
 def entry_of(text: str) -> CacheEntry:
     return CacheEntry(GenerateResponse("m", "", text, True), created_at=1.0, last_accessed=1.0)
 
@@ -85,8 +96,14 @@ def test_bytes_that_do_not_unpack_are_refused(packed: bytes) -> None:
         packing.unpack(b"z", packed)
 
 
-def test_zstd_is_used_where_this_python_has_it() -> None:
-    if packing._zstd() is None:
-        pytest.skip("no zstd here: neither Python 3.14 nor the zstd extra")
-    assert _letter() == "s"
+def test_zstd_is_used_where_this_python_has_it(packer: str) -> None:
+    assert _letter() == {"zlib": "z", "zstd": "s"}[packer]
     assert packing.unpack(b"z", zlib.compress(b"old")) == b"old"
+
+
+def test_an_entry_packed_with_zstd_is_left_alone_by_a_python_without_it(packer: str) -> None:
+    if packer == "zstd":
+        assert packing.unpack(*(packing.pack(PROSE.encode()) or (b"", b""))) == PROSE.encode()
+    else:
+        with pytest.raises(UnreadableEntryError, match="zstd"):
+            packing.unpack(b"s", b"whatever")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
@@ -236,6 +237,56 @@ def test_a_cancelled_task_never_shifts_the_replies(server: RedisServer) -> None:
         assert server.client().info("clients")["connected_clients"] == before + 1
 
     run(server, test)
+
+
+@pytest.mark.slow
+def test_a_storm_of_cancellations_through_a_slow_way_gives_nobody_anothers_answer(
+    server: RedisServer,
+) -> None:
+    """100,000 look-ups, half of them cancelled at random, over a way that takes a tenth of a second."""
+    seed = random.Random(7)
+
+    def serve(connection: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", server.port)) as behind:
+            while request := connection.recv(1 << 20):
+                time.sleep(0.1)
+                behind.sendall(request)
+                behind.settimeout(0.02)
+                with contextlib.suppress(TimeoutError):
+                    while reply := behind.recv(1 << 20):
+                        connection.sendall(reply)
+
+    async def storm(url: str) -> None:
+        backend = RedisBackend(url=url, timeout=30)
+        keys = [key_of(n) for n in range(200)]
+        answered = 0
+
+        async def one(key: str) -> None:
+            nonlocal answered
+            found = await backend.get(key)
+            assert found is not None
+            assert found.response.response == key
+            answered += 1
+
+        for _ in range(50):
+            tasks = [asyncio.create_task(one(seed.choice(keys))) for _ in range(2000)]
+            waiting = asyncio.gather(*tasks, return_exceptions=True)
+            for _ in range(5):
+                await asyncio.sleep(0.02)
+                for task in seed.sample(tasks, 250):
+                    task.cancel()
+            for end in await waiting:
+                assert end is None or isinstance(end, asyncio.CancelledError)
+        assert answered > 40_000
+        await backend.close()
+
+    async def fill(backend: RedisBackend) -> None:
+        for n in range(200):
+            await backend.set(key_of(n), fresh(key_of(n)))
+
+    run(server, fill)
+    with Pretender(serve) as pretender:
+        asyncio.run(storm(pretender.url))
 
 
 def test_late_replies_take_their_connection_with_them(server: RedisServer) -> None:

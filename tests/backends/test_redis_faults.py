@@ -413,7 +413,7 @@ def test_the_documented_rights_are_enough_and_no_more(
                 ("CONFIG", "GET", "*"),
             ):
                 with pytest.raises(redis.exceptions.NoPermissionError):
-                    client.execute_command(*command)  # type: ignore[no-untyped-call]
+                    client.execute_command(*command)
     finally:
         server.client().acl_deluser("tinyllm")
 

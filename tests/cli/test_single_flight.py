@@ -175,12 +175,11 @@ def test_a_leader_that_is_interrupted_lets_the_next_one_in_at_once(
 @pytest.mark.parametrize(
     ("environ", "fault", "code"),
     [
-        ({}, Fault.status(500, "boom"), 4),
-        ({}, Fault.cut(after=2), 5),
+        ({}, Fault.cut(after=4), 5),
         # an answer that cannot be stored is no answer for those who wait
         ({"TINYLLM_CACHE_MAX_ENTRY_BYTES": "100"}, None, 0),
     ],
-    ids=["refused", "cut", "too large to store"],
+    ids=["cut", "too large to store"],
 )
 def test_when_waiting_makes_no_sense_nobody_queues(
     crowd: Crowd,
@@ -190,19 +189,40 @@ def test_when_waiting_makes_no_sense_nobody_queues(
     fault: Fault | None,
     code: int,
 ) -> None:
-    """Each tries for itself, all at the same time: a queue would take as long as all together."""
+    """Each tries for itself, all at the same time: a queue would take as long as all together.
+
+    Who had not yet begun to wait when the first gave up waits for one more attempt at most.
+    """
+    attempt = 1.2
     if fault is not None:
         ollama.inject(fault, times=None)
     first = ollama.hold(times=1)
-    crowd.ask(6, **environ)
+    crowd.ask(8, **environ)
     first.wait_for(1)
-    together = ollama.hold()
+    ollama.token_delay = attempt / 4
     first.release()
-    together.wait_for(5, timeout=30)
-    together.release()
-    assert [one.code for one in crowd.finish()] == [code] * 6
-    assert len(ollama.requests("/api/generate")) == 6
+    assert [one.code for one in crowd.finish()] == [code] * 8
+    _, *others = sorted(logged.at for logged in ollama.requests("/api/generate"))
+    assert len(others) == 7
+    assert others[-1] - others[0] < 3 * attempt  # and not six times
     assert stored(tinyllm.snapshot) == 0
+
+
+def test_a_refusal_reaches_every_process_and_none_asks_twice(
+    crowd: Crowd, ollama: FakeOllama, tinyllm: Tinyllm
+) -> None:
+    ollama.inject(Fault.status(500, "boom"), times=None)
+    barrier = ollama.hold(times=1)
+    crowd.ask(4)
+    barrier.wait_for(1)
+    barrier.release()
+    assert [one.code for one in crowd.finish()] == [4] * 4
+    assert len(ollama.requests("/api/generate")) == 4
+    ollama.clear_faults()
+    # what they left behind holds up nobody
+    started = time.monotonic()
+    assert_all_answered([tinyllm("run", "Count.")])
+    assert time.monotonic() - started < 3
 
 
 def test_without_a_store_everybody_asks_and_is_answered(
