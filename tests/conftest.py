@@ -111,8 +111,11 @@ def _restore_sigint() -> None:
 
 
 def _is_ours(name: str) -> bool:
-    return name.startswith(("TINYLLM_", "OLLAMA_", "XDG_", "NO_COLOR", "FORCE_COLOR")) or (
-        name.lower().endswith("_proxy")
+    return (
+        name.startswith(("TINYLLM_", "OLLAMA_", "XDG_", "NO_COLOR", "FORCE_COLOR"))
+        or name.lower().endswith("_proxy")
+        # it would have every one of many hundred processes compile every module anew
+        or name == "PYTHONDONTWRITEBYTECODE"
     )
 
 

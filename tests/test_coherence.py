@@ -342,6 +342,22 @@ async def test_a_digest_that_cannot_be_confirmed_is_stored_under_by_nobody(
 
 
 @in_loop
+async def test_a_digest_another_process_was_told_meanwhile_will_do(
+    ollama: FakeOllama, time: Time, path: Path
+) -> None:
+    barrier = ollama.hold("/api/tags", times=1)
+    async with process(ollama, time, path) as client:
+        reply = await client.ask(REQUEST)
+        answer = asyncio.create_task(reply.response())
+        await off_loop(barrier.wait_for, 1)
+        old = await ask_once(ollama, time, path)
+        ollama.inject(Fault.status(503, "busy"), path="/api/tags")
+        barrier.release()
+        assert ((await answer).response, reply.outcome) == (old, "hit")
+    assert ollama.generations == 1
+
+
+@in_loop
 async def test_one_model_on_two_servers_is_one(
     ollama: FakeOllama, another_ollama: FakeOllama, time: Time, path: Path
 ) -> None:

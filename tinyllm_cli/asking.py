@@ -69,6 +69,9 @@ class Leader:
     ) -> tuple[Question, CacheEntry | None]:
         """Ask the server for the model's digest; if that changes the key, look once more."""
         digest = await self._digests.ask(question.request.model)
+        if digest is None and question.digest is None:
+            # a busy server told us nothing, but another process may have been told meanwhile
+            digest = self._digests.known(question.request.model)
         if digest is None or digest == question.digest:
             return question, None
         question = self._question_with(question, digest)

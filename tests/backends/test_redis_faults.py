@@ -337,7 +337,7 @@ def _is_busy(server: RedisServer) -> bool:
 
 
 def test_a_cluster_behind_a_plain_url_is_named(open_store: OpenStore) -> None:
-    with RedisServer("--cluster-enabled", "yes") as server:
+    with RedisServer("--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
         error, _ = open_store(server.url).failure()
         assert "CLUSTERDOWN" in str(error)
         client = server.client()

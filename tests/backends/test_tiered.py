@@ -12,7 +12,7 @@ import pytest
 
 from tests.redis_server import RedisServer, free_port
 from tests.samples import answer, key_of
-from tinyllm_cli import create_tiered_cache
+from tinyllm_cli import create_cached_client, create_tiered_cache
 from tinyllm_cli.backends.inventory import Filter
 from tinyllm_cli.backends.memory import InMemoryBackend
 from tinyllm_cli.backends.redis import RedisBackend
@@ -264,6 +264,65 @@ def test_the_trust_is_bounded_as_the_front_is(server: RedisServer) -> None:
     run(one, test=test)
 
 
+def test_a_database_that_is_emptied_ends_all_trust(server: RedisServer) -> None:
+    one = Member(server.url)
+
+    async def test() -> None:
+        await one.tiers.set(KEY, fresh())
+        server.client().flushall()
+        await until(lambda: not one.tiers._copies)
+        assert await one.text() is None
+
+    run(one, test=test)
+
+
+def test_leases_are_the_teams_or_this_machines(server: RedisServer, tmp_path: Path) -> None:
+    snapshot = tmp_path / "cache" / "snapshot.sqlite3"
+
+    async def test() -> None:
+        for url in (server.url, f"redis://127.0.0.1:{free_port()}"):
+            for tiers in (
+                TieredBackend(InMemoryBackend(snapshot=snapshot), RedisBackend(url=url)),
+                both(url, tmp_path)[0],
+            ):
+                assert tiers.keeps_leases
+                assert await tiers.lease(KEY, "one", None) is None
+                mark = await tiers.lease(KEY, "two", None)
+                assert mark is not None
+                await tiers.beat(KEY, "one")
+                assert await tiers.lease(KEY, "two", None) != mark
+                await tiers.release(KEY, "one", "")
+                assert await tiers.lease(KEY, "two", None) is None
+                await tiers.release(KEY, "two", "")
+                await tiers.close()
+
+    asyncio.run(test())
+
+
+def test_a_front_that_cannot_be_used_leaves_redis(server: RedisServer, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("not a directory")
+    faults: list[CacheError] = []
+
+    async def test() -> None:
+        front = InMemoryBackend(snapshot=tmp_path / "cache" / "snapshot.sqlite3")
+        tiers = TieredBackend(front, RedisBackend(url=server.url), on_fault=faults.append)
+        await tiers.set(KEY, fresh())
+        assert await tiers.get(KEY) is not None
+        await tiers.back.close()
+
+    asyncio.run(test())
+    assert faults
+
+
+def test_what_the_front_remembers_of_models(tmp_path: Path) -> None:
+    tiers = TieredBackend(InMemoryBackend(1), RedisBackend())
+    assert tiers.known_digest("host", "model") is None
+    tiers.remember_digest("host", "model", "digest", 5.0)
+    assert tiers.known_digest("host", "model") == "digest"
+    assert tiers.digest_seen_at("host", "model") == 5.0
+    assert tiers.eviction_count == 0
+
+
 def test_create_tiered_cache_counts_for_the_team(server: RedisServer, tmp_path: Path) -> None:
     async def test() -> None:
         cache = create_tiered_cache("127.0.0.1", server.port, snapshot=tmp_path / "c" / "s.sqlite3")
@@ -281,6 +340,19 @@ def test_create_tiered_cache_counts_for_the_team(server: RedisServer, tmp_path: 
         assert stats.behind.metrics.misses == 1
         assert stats.behind.entries == 1
         await again.close()
+
+    asyncio.run(test())
+
+
+def test_create_cached_client_takes_tiers(server: RedisServer) -> None:
+    async def test() -> None:
+        client = await create_cached_client(
+            object(), "tiered", redis_host="127.0.0.1", redis_port=server.port, max_size=7
+        )
+        backend = client.cache.backend
+        assert isinstance(backend, TieredBackend)
+        assert backend.front.max_size == 7
+        await client.cache.close()
 
     asyncio.run(test())
 
@@ -317,6 +389,57 @@ def test_one_machine_fills_its_front_from_what_another_stored(
     assert 25 < filled.ttl - filled.age() <= 30  # what the server had left, not what was asked for
     alone.close_nowait()
     assert faults == []
+
+
+def test_every_operation_for_coroutines_is_the_one_at_once(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    tiers, _ = both(server.url, tmp_path)
+
+    async def test() -> None:
+        await tiers.set(KEY, fresh())
+        await tiers.set(OTHER, fresh())
+        assert await tiers.get(KEY) is not None
+        assert tiers.get_nowait(OTHER) is not None
+        tiers.count("llama3.2", CacheMetrics(hits=3))
+        stats = await tiers.stats()
+        assert stats.behind is not None
+        assert (stats.entries, stats.behind.entries, await tiers.size()) == (2, 2, 2)
+        assert (stats.metrics.hits, stats.behind.metrics.hits) == (3, 3)
+        await tiers.reset_counters()
+        assert (await tiers.stats()).metrics.hits == 0
+        assert await tiers.delete(KEY) is True
+        assert await tiers.delete(KEY) is False
+        assert (await tiers.clear_matching(Filter(), dry_run=True)).entries == 2
+        await tiers.clear()
+        assert await tiers.size() == 0
+        assert tiers.eviction_count == 0
+        await tiers.close()
+
+    asyncio.run(test())
+
+
+def test_past_its_ttl_the_front_serves_only_what_redis_cannot_better(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    tiers, faults = both(server.url, tmp_path)
+    old = CacheEntry(answer("old"), created_at=time.time() - 100, ttl=50, grace=500)
+    tiers.front.set_nowait(KEY, old)
+    spare = tiers.lookup(KEY)
+    assert spare is not None
+    assert spare.response.response == "old"
+    assert tiers.get_nowait(KEY) is None
+    tiers.back.set_nowait(KEY, fresh("new"))
+    better = tiers.lookup(KEY)
+    assert better is not None
+    assert better.response.response == "new"
+    tiers.close_nowait()
+    assert faults == []
+    alone, faults = both(f"redis://127.0.0.1:{free_port()}", tmp_path)
+    alone.front.set_nowait(KEY, old)
+    assert alone.lookup(KEY) is not None
+    assert len(faults) == 1
+    alone.close_nowait()
 
 
 def test_redis_away_leaves_the_front(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def test_when_the_reader_leaves_the_model_stops(tinyllm: Tinyllm, ollama: FakeOl
 def test_an_answer_that_cannot_be_written_is_still_stored(
     tinyllm: Tinyllm, ollama: FakeOllama
 ) -> None:
+    ollama.token_delay = 0.02  # the first piece fails while the others are still to come
     assert in_shell(tinyllm, '"$@" >/dev/full', "run", "Count.").code == 8
     assert tinyllm("run", "Count.").code == 0
     assert ollama.generations == 1

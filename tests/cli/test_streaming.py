@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.fake_ollama import FakeOllama, Fault
 
 ANSWER = "one two three four"
 WORDS = [b"one", b" two", b" three", b" four"]
+slow = partial(pytest.param, marks=pytest.mark.slow)
 OTHER_CUTS = ("reset", "half_line", "malformed", "invalid_utf8")
 PATIENCE = {"TINYLLM_IDLE_TIMEOUT": "0.3", "TINYLLM_FIRST_BYTE_TIMEOUT": "0.3"}
 
@@ -88,27 +90,27 @@ def test_a_last_chunk_that_is_not_done_is_not_an_answer(
         (Fault.stall_headers(), 3, b"", "did not answer in time"),
         (Fault.drop(), 3, b"", "lost the connection"),
         (Fault.html(), 4, b"", "not an Ollama server"),
-        (Fault.html(502), 4, b"", "502"),
+        slow(Fault.html(502), 4, b"", "502"),
         (Fault.redirect(), 4, b"", "redirects are not followed"),
-        (Fault.redirect(301), 4, b"", "301"),
-        (Fault.status(400, "bad request"), 4, b"", "bad request"),
+        slow(Fault.redirect(301), 4, b"", "301"),
+        slow(Fault.status(400, "bad request"), 4, b"", "bad request"),
         (Fault.status(404, "model 'qwen2.5:0.5b' not found"), 4, b"", "ollama pull qwen2.5:0.5b"),
         (Fault.unauthorized(), 4, b"", "sign in"),
-        (Fault.empty_403(), 4, b"", "403"),
-        (Fault.status(429, "slow down"), 4, b"", "slow down"),
+        slow(Fault.empty_403(), 4, b"", "403"),
+        slow(Fault.status(429, "slow down"), 4, b"", "slow down"),
         (Fault.status(500, "boom"), 4, b"", "boom"),
-        (Fault.status(500, None), 4, b"", "500"),
-        (Fault.error_object("boom"), 4, b"", "boom"),
+        slow(Fault.status(500, None), 4, b"", "500"),
+        slow(Fault.error_object("boom"), 4, b"", "boom"),
         (Fault.error_line("out of memory", after=2), 5, b"one two\n", "out of memory"),
         (Fault.error_line("\x1b]0;owned\x07\x9b31m", after=0), 5, b"", "]0;owned"),
-        (Fault.error_object("boom", after=1), 5, b"one\n", "boom"),
+        slow(Fault.error_object("boom", after=1), 5, b"one\n", "boom"),
         (Fault.body(b""), 5, b"", ""),
         (Fault.malformed(after=1), 5, b"one\n", "not JSON"),
-        (Fault.body(b"[1]\n"), 5, b"", "not a JSON object"),
-        (Fault.number_as_string(), 5, ANSWER.encode() + b"\n", "wrong type"),
+        slow(Fault.body(b"[1]\n"), 5, b"", "not a JSON object"),
+        slow(Fault.number_as_string(), 5, ANSWER.encode() + b"\n", "wrong type"),
         (Fault.huge_line(), 5, b"", "longer than"),
-        (Fault.raw_bytes(b"SSH-2.0-OpenSSH_9.7\r\n\r\n"), 5, b"", "does not speak HTTP"),
-        (Fault.gzip_body(), 5, b"", "compressed"),
+        slow(Fault.raw_bytes(b"SSH-2.0-OpenSSH_9.7\r\n\r\n"), 5, b"", "does not speak HTTP"),
+        slow(Fault.gzip_body(), 5, b"", "compressed"),
     ],
     ids=lambda value: value.kind if isinstance(value, Fault) else None,
 )
@@ -142,15 +144,15 @@ def test_a_broken_answer_is_no_json_record(tinyllm: Tinyllm, ollama: FakeOllama)
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault.blank_lines(),
-        Fault.crlf(),
+        slow(Fault.blank_lines()),
+        slow(Fault.crlf()),
         Fault.bom(),
-        Fault.no_final_newline(),
+        slow(Fault.no_final_newline()),
         Fault.byte_by_byte(),
-        Fault.split_utf8(),
-        Fault.packed(0),
-        Fault.extra_fields(),
-        Fault.no_content_type(),
+        slow(Fault.split_utf8()),
+        slow(Fault.packed(0)),
+        slow(Fault.extra_fields()),
+        slow(Fault.no_content_type()),
         Fault.keep_open_after_done(),
         Fault.after_done([{"response": "more", "done": False}, b"not JSON"]),
     ],

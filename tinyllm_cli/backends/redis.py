@@ -23,7 +23,8 @@ from .redis_topology import Way, open_topology
 from .redis_tracking import Tracking
 from .redis_url import DEFAULT_PORT, Endpoint, RedisAddress, parse_redis_url
 from .redis_vault import DEFAULT_PREFIX, Vault
-from .redis_work import Progress, RedisWork
+from .redis_walk import Progress, RedisWalk
+from .redis_work import RedisWork
 from .resp import ReplyError
 
 __all__ = ["RedisBackend"]
@@ -85,6 +86,7 @@ class RedisBackend:
             grace=grace,
             clock=clock,
         )
+        self._walks = RedisWalk(self._work)
         self._breakers: dict[Endpoint, Breaker] = {}
         self._links: dict[asyncio.AbstractEventLoop, RedisLinks] = {}
         self._lifetimes: dict[RedisLinks, AsyncGenerator[None, None]] = {}
@@ -139,11 +141,11 @@ class RedisBackend:
         self, which: Filter, *, dry_run: bool = False, progress: Progress | None = None
     ) -> Clearance:
         """Remove the entries a filter means, or with `dry_run` only count them."""
-        return await self._walk(self._work.clear(which, dry_run, progress))
+        return await self._walk(self._walks.clear(which, dry_run, progress))
 
     async def size(self) -> int:
         """Return the number of entries of this namespace, by walking the key space."""
-        return await self._walk(self._work.size())
+        return await self._walk(self._walks.size())
 
     async def close(self) -> None:
         """Send what is pending and close the connections of the running event loop."""
@@ -173,7 +175,7 @@ class RedisBackend:
 
     async def stats(self) -> StoreStats:
         """Return the team's counters, the number of entries, and what the server itself evicted."""
-        return await self._walk(self._work.stats())
+        return await self._walk(self._walks.stats())
 
     async def reset_counters(self) -> None:
         """Zero the team's counters."""

@@ -18,7 +18,8 @@ from .redis_socket import RedisSocket
 from .redis_topology import Exchange, Replies, Way, open_topology
 from .redis_url import Endpoint, RedisAddress
 from .redis_vault import Vault
-from .redis_work import Progress, RedisWork
+from .redis_walk import Progress, RedisWalk
+from .redis_work import RedisWork
 from .resp import Command, Reply
 
 __all__ = ["CONNECT_SHARE", "DEFAULT_TIMEOUT_S", "WALK_TIMEOUT_S", "BlockingRedisBackend"]
@@ -62,6 +63,7 @@ class BlockingRedisBackend:
             grace=grace,
             clock=clock,
         )
+        self._walks = RedisWalk(self._work)
         self._max_bulk = max_entry_bytes
         self._timeout = timeout
         self._monotonic = monotonic
@@ -93,15 +95,15 @@ class BlockingRedisBackend:
         self, which: Filter, dry_run: bool = False, progress: Progress | None = None
     ) -> Clearance:
         """Remove the entries a filter means, or with `dry_run` only count them."""
-        return self._run(self._work.clear(which, dry_run, progress))
+        return self._run(self._walks.clear(which, dry_run, progress))
 
     def size_nowait(self) -> int:
         """Return the number of entries, by walking the key space."""
-        return self._run(self._work.size())
+        return self._run(self._walks.size())
 
     def stats_nowait(self) -> StoreStats:
         """Return the team's counters, the number of entries, and what the server itself evicted."""
-        return self._run(self._work.stats())
+        return self._run(self._walks.stats())
 
     def reset_counters_nowait(self) -> None:
         """Zero the team's counters."""

@@ -58,6 +58,7 @@ class RedisLink(asyncio.Protocol):
         self._answered = 0
         self._watching = False
         self._grace_given = False
+        self._gone = faults.unreachable(endpoint, ConnectionResetError("it was closed"))
 
     # --- asking
 
@@ -115,6 +116,8 @@ class RedisLink(asyncio.Protocol):
     # --- inside
 
     def _enqueue(self, slots: Sequence[asyncio.Future[Reply] | _Batch], packed: bytes) -> None:
+        if not self.alive:
+            raise _same(self._gone)
         idle = not self._slots
         self._slots.extend(slots)
         self._asked += len(slots)
@@ -163,12 +166,11 @@ class RedisLink(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         slots, self._slots = self._slots, deque()
-        gone = why or faults.unreachable(self.endpoint, ConnectionResetError("it was closed"))
+        self._gone = why or self._gone
         for future in {id(slot): slot for slot in slots}.values():
             waiter = future.future if isinstance(future, _Batch) else future
             if not waiter.done():
-                # one error each: raising the same one twice would add up their tracebacks
-                waiter.set_exception(type(gone)(str(gone), hint=gone.hint))
+                waiter.set_exception(_same(self._gone))
         self._on_lost(self, why)
 
 
@@ -188,6 +190,11 @@ class _Batch:
         self._missing -= 1
         if not self._missing and not self.future.done():
             self.future.set_result(self._replies)
+
+
+def _same(error: CacheError) -> CacheError:
+    """Return an error like another: raising one twice would add up its tracebacks."""
+    return type(error)(str(error), hint=error.hint)
 
 
 def _open_reader(max_bulk: int) -> tuple[Any, type]:

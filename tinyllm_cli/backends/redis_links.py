@@ -143,7 +143,9 @@ class RedisLinks:
     def _opened(self, endpoint: Endpoint, task: asyncio.Task[RedisLink]) -> None:
         if self._opening.get(endpoint) is task:
             del self._opening[endpoint]
-        if task.cancelled() or task.exception() is not None:
+        if task.cancelled():
+            return  # by `close`
+        if task.exception() is not None:
             self._breaker(endpoint).failed()
             return
         self._links[endpoint] = task.result()

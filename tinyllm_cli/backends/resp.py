@@ -44,10 +44,10 @@ NOT_YET: Final = _NotYet()
 
 
 def pack(command: Command) -> bytes:
-    """Return a command as bytes; text goes as UTF-8."""
+    """Return a command as bytes; text goes as UTF-8, with what was not UTF-8 before as it was."""
     parts = [b"*%d\r\n" % len(command)]
     for word in command:
-        data = word if isinstance(word, bytes) else str(word).encode()
+        data = word if isinstance(word, bytes) else str(word).encode("utf-8", "surrogateescape")
         parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
     return b"".join(parts)
 

@@ -17,7 +17,7 @@ from ..metrics import CacheMetrics
 from .inventory import Clearance, Filter, StoreStats
 from .memory import InMemoryBackend
 from .redis_blocking import BlockingRedisBackend
-from .redis_work import Progress
+from .redis_walk import Progress
 
 __all__ = ["BlockingTieredBackend"]
 
@@ -105,13 +105,17 @@ class BlockingTieredBackend:
         """Fill the front with what was found behind, send the counters, and close both tiers."""
         found, self._found = self._found, {}
         try:
-            # without a connection the counts of this run stay on this machine: no network for a hit
-            if self.back.connected():
-                for key, entry in self.back.settle_nowait(found).items():
-                    self.front.set_nowait(key, entry)
+            for key, entry in (self.back.settle_nowait(found) if found else {}).items():
+                self.front.set_nowait(key, entry)
         finally:
-            self.back.hang_up()
-            self.front.close_nowait()
+            try:
+                # without a connection the counts of this run stay on this machine: a hit in front
+                # needs no network
+                if self.back.connected():
+                    self.back.close_nowait()
+            finally:
+                self.back.hang_up()
+                self.front.close_nowait()
 
     # --- the same for coroutines
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import config
-from ..backends.memory import InMemoryBackend
-from ..cache import ResponseCache
 from ..client import CachedOllamaClient
 from ..errors import CacheMissError, ConfigError
 from ..policy import checked_speed
@@ -81,10 +79,7 @@ def execute(arguments: RunArguments) -> int:
     if not _meant_as_prompt(arguments):
         return ExitCode.OK
     voice = session.StoreVoice(quiet=arguments.quiet)
-    if settings.cache:
-        cache = session.open_cache(settings, voice, strict=settings.require_cache)
-    else:
-        cache = ResponseCache(InMemoryBackend())  # neither read nor written, not even opened
+    cache = session.open_cache(settings, voice, strict=settings.require_cache)
     client = session.open_client(settings, cache)
     wanted = _sample_numbers(arguments)
     if can_look_at_once(arguments, client, request):
