@@ -137,7 +137,7 @@ def test_ci_runs_the_command_of_the_readme() -> None:
         [ROOT / ".ci" / "run", "--show"], capture_output=True, text=True, cwd="/", timeout=30
     )
     assert shown.stdout == marked_command("test-command") + "\n", shown
-    assert "pip install -e '.[dev]'" in shown.stdout and shown.stdout.endswith("-m pytest\n")
+    assert "pip install -e '.[dev]'" in shown.stdout and "-m pytest" in shown.stdout
 
 
 @pytest.mark.slow

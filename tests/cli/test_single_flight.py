@@ -9,13 +9,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.cli.outcome import finish, stored
 from tests.conftest import Finished, Tinyllm
 from tests.fake_ollama import FakeOllama, Fault
+from tests.redis_server import RedisServer
 
 ANSWER = "one two three four"
 Process = subprocess.Popen[bytes]
@@ -242,6 +243,41 @@ def test_without_a_store_everybody_asks_and_is_answered(
     for one in crowd.finish():
         assert (one.code, one.text) == (0, f"{ANSWER}\n")
         assert one.complaint.startswith("tinyllm: cache: ") and one.complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["all live", "leader killed"])
+def test_machines_that_share_a_redis_are_one_generation(
+    another_tinyllm: Callable[[str], Tinyllm], ollama: FakeOllama, killed: bool
+) -> None:
+    """Each has a home and a cache directory of its own; only Redis is between them."""
+    ollama.answer = lambda body: ANSWER
+    machines = [another_tinyllm(f"machine {number}") for number in range(3)]
+    with RedisServer() as server:
+        for machine in machines:
+            machine.environ |= {
+                "TINYLLM_CACHE_BACKEND": "redis",
+                "TINYLLM_REDIS_URL": server.url,
+            }
+            assert machine("run", "Something else").code == 0
+        assert ollama.generations == 1
+        barrier = ollama.hold_after(2, times=1)
+        crowds = [Crowd(machine, ollama) for machine in machines]
+        try:
+            (leader,) = crowds[0].ask()
+            barrier.wait_for(1)
+            for crowd in crowds[1:]:
+                crowd.ask(2)
+            if killed:
+                leader.kill()
+                leader.wait()
+            else:
+                barrier.release()
+            done = [one for crowd in crowds for one in crowd.finish()]
+        finally:
+            for crowd in crowds:
+                crowd.end()
+        assert_all_answered(done[1:] if killed else done)
+        assert ollama.generations == (3 if killed else 2)
 
 
 def test_who_wants_no_cache_waits_for_nobody(crowd: Crowd, ollama: FakeOllama) -> None:

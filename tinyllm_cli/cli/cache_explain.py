@@ -69,7 +69,7 @@ def _explanation(
 def _same_model_content(
     client: CachedOllamaClient, question: Question, nearest: Explanation
 ) -> bool:
-    """Say whether the nearest entry's key differs by sample number, namespace or host alone."""
+    """Say whether the nearest entry's key differs by its sample number alone."""
     if question.digest is None:
         return False
     return any(
@@ -87,7 +87,8 @@ def _lines(question: Question, explanation: Explanation) -> list[str]:
         "expired": f"miss: the stored answer is {age} old and past its TTL",
         "evicted": "miss: the answer was stored, and was evicted for room",
         "bypassed": "bypassed: the cache has no part in answering this",
-        "other model": f"miss: the same question was answered by another version of {model}",
+        "other model": f"miss: the same question was answered by another version of {model}, "
+        "or in another namespace",
         "other place": "miss: the same question is stored as another sample",
         "differs": f"miss: the nearest stored answer, {age} old, was to another request",
         "nothing stored": "miss: nothing like it is stored",
