@@ -19,6 +19,7 @@ from tinyllm_cli.backends.memory import InMemoryBackend
 from tinyllm_cli.cache import ResponseCache
 from tinyllm_cli.client import CachedOllamaClient
 from tinyllm_cli.errors import IncompleteAnswerError, OllamaError, OllamaStatusError
+from tinyllm_cli.request import GenerateRequest
 from tinyllm_cli.response import GenerateResponse
 
 ANSWER = "one two three four"
@@ -102,6 +103,24 @@ async def test_different_questions_wait_for_nobody(ollama: FakeOllama) -> None:
         await off_loop(barrier.wait_for, 22)
         barrier.release()
         assert len({one.response for one in await asyncio.gather(*tasks)}) == 22
+
+
+@in_loop
+async def test_each_gets_the_answer_under_the_name_it_asked_for(ollama: FakeOllama) -> None:
+    names = ("llama3.2", "LLAMA3.2:latest", "library/llama3.2")
+
+    async def chunks(model: str) -> set[str]:
+        reply = await client.ask(GenerateRequest(model, "Why?"))
+        return {chunk.model async for chunk in reply.chunks()}
+
+    async with client_of(ollama) as client:
+        wholes, streams = await asyncio.gather(
+            asyncio.gather(*(client.generate("Why?", model) for model in names)),
+            asyncio.gather(*(chunks(model) for model in names)),
+        )
+    assert [one.model for one in wholes] == list(names)
+    assert list(streams) == [{name} for name in names]
+    assert ollama.generations == 1
 
 
 @in_loop
