@@ -120,6 +120,7 @@ class Snapshot:
         self._db: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
         self._openings = 0
+        self._waited_in_vain: set[int] = set()
         self._readable_only: tuple[SnapshotError, float] | None = None
         _live.add(self)
 
@@ -364,10 +365,18 @@ class Snapshot:
                 return self._attempt(operation, wait_ms)
 
     def _attempt(self, operation: Callable[[sqlite3.Connection], T], wait_ms: int) -> T:
-        with _sqlite_errors(self.path):
-            db = self._connection(wait_ms)
-            db.execute(f"PRAGMA busy_timeout = {wait_ms}")
-            return operation(db)
+        # who has waited in vain once does not wait for the same lock at every step of a command
+        wait = 0 if wait_ms in self._waited_in_vain else wait_ms
+        try:
+            with _sqlite_errors(self.path):
+                db = self._connection(wait)
+                db.execute(f"PRAGMA busy_timeout = {wait}")
+                result = operation(db)
+        except _LockedError:
+            self._waited_in_vain.add(wait_ms)
+            raise
+        self._waited_in_vain.clear()
+        return result
 
     def _connection(self, wait_ms: int) -> sqlite3.Connection:
         if self._db is not None:
@@ -474,6 +483,10 @@ class Snapshot:
 
 class _DamagedError(SnapshotError):
     """The file is not what SQLite, or this module, wrote."""
+
+
+class _LockedError(SnapshotError):
+    """Another process holds the file for longer than anybody should wait."""
 
 
 class _DiskRefusedError(SnapshotError):
@@ -589,7 +602,7 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
         code = getattr(exc, "sqlite_errorcode", None)
         primary = None if code is None else code & 0xFF
         if primary in _BUSY_CODES:
-            raise SnapshotError(f"{path.name} is locked by another process") from exc
+            raise _LockedError(f"{path.name} is locked by another process") from exc
         if isinstance(exc, (sqlite3.IntegrityError, sqlite3.DataError)) or (
             primary in _DAMAGE_CODES
         ):
