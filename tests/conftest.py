@@ -155,5 +155,3 @@ def another_tinyllm(ollama: FakeOllama, tmp_path: Path) -> Callable[[str], Tinyl
         return Tinyllm(home, ollama.url)
 
     return make
-
-

@@ -181,6 +181,21 @@ async def test_a_renewed_answer_keeps_for_as_long_as_its_asker_said(
     await client.close()
 
 
+@in_loop
+async def test_a_renewal_begun_late_finds_that_it_is_done(ollama: FakeOllama, clock: Clock) -> None:
+    """As a process does that was started behind a hit, after another one was quicker."""
+    async with client_of(ollama, clock=clock, ttl=TTL, freshness=REVALIDATE) as client:
+        await client.generate("Why?", temperature=0.3)
+        clock.advance(TTL)
+        await client.look_after(REQUEST, renew=True)
+        assert ollama.generations == 2
+        await client.look_after(REQUEST, renew=True)
+        assert ollama.generations == 2
+        await client.cache.clear()  # or evicted meanwhile
+        await client.look_after(REQUEST, renew=True)
+        assert (ollama.generations, await client.cache.size()) == (3, 1)
+
+
 # --- an expired answer because there is no other
 
 

@@ -459,8 +459,9 @@ def shared() -> Iterator[Path]:
     """Give a directory every user may reach; pytest's own only its owner may."""
     if shutil.which("setpriv") is None:
         pytest.skip("setpriv is not installed")
-    if subprocess.run([*AS_NOBODY, sys.executable, "-c", ""], capture_output=True).returncode:
-        pytest.skip("this Python cannot be run by another user")
+    trial = [*AS_NOBODY, sys.executable, "-c", "import tinyllm_cli.backends.memory"]
+    if subprocess.run(trial, capture_output=True).returncode:
+        pytest.skip("this Python, or tinyllm where it lies, is out of another user's reach")
     with tempfile.TemporaryDirectory(prefix="tinyllm-test-", dir="/tmp") as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)

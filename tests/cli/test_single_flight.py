@@ -178,6 +178,7 @@ def test_a_leader_that_is_interrupted_lets_the_next_one_in_at_once(
     assert ollama.generations == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environ", "fault", "code"),
     [
@@ -245,7 +246,13 @@ def test_without_a_store_everybody_asks_and_is_answered(
         assert one.complaint.startswith("tinyllm: cache: ") and one.complaint.count("\n") == 1
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["all live", "leader killed"])
+@pytest.mark.parametrize(
+    "killed",
+    [
+        pytest.param(False, id="all live"),
+        pytest.param(True, id="leader killed", marks=pytest.mark.slow),
+    ],
+)
 def test_machines_that_share_a_redis_are_one_generation(
     another_tinyllm: Callable[[str], Tinyllm], ollama: FakeOllama, killed: bool
 ) -> None:

@@ -95,14 +95,18 @@ class FakeOllama(World):
             task = asyncio.create_task(Connection(self, reader, writer).serve())
             connections.add(task)
             task.add_done_callback(connections.discard)
+            # a task cancelled before its first step closes nothing itself
+            task.add_done_callback(lambda _: writer.close())
 
         server = await asyncio.start_server(connected, sock=listener)
         try:
             await asyncio.get_running_loop().create_future()
         finally:
             server.close()
-            for task in connections:
-                task.cancel()
-            await asyncio.gather(*connections, return_exceptions=True)
+            for _ in range(3):  # a connection accepted just now takes two turns to have its task
+                await asyncio.sleep(0)
+                for task in connections:
+                    task.cancel()
+                await asyncio.gather(*connections, return_exceptions=True)
             # Transports close their sockets in callbacks of the next turn of the loop.
             await asyncio.sleep(0)
