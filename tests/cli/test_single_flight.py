@@ -144,6 +144,7 @@ def test_a_leader_that_is_killed_costs_one_more_generation(
     assert (ollama.generations, stored(tinyllm.snapshot)) == (2, 2)
 
 
+@pytest.mark.slow
 def test_a_leader_that_is_stopped_is_not_waited_for_and_does_no_harm_later(
     crowd: Crowd, ollama: FakeOllama, tinyllm: Tinyllm
 ) -> None:
