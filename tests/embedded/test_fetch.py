@@ -65,8 +65,10 @@ def test_weights_are_fetched_checked_and_answered_with(
         async with client:
             assert await client.missing("tiny:1m") == "absent"
             assert await client.model_digest("tiny:1m") == published.sha256
-            answer = await client.generate("Hi")
-            assert json.loads(answer.response)["weights"] == "fetched"
+            answer = await client.generate("Hi", options={"top_k": 9})
+            asked = json.loads(answer.response)
+            assert asked["weights"] == "fetched"
+            assert (asked["repeat_penalty"], asked["top_k"]) == (1.3, 9)
             assert await client.missing("tiny:1m") is None
             assert await client.list_models() == ["tiny:1m"]
 

