@@ -17,6 +17,8 @@ from .refusal import error_text, pull_refusal
 __all__ = ["OllamaApi"]
 
 _QUICK = 2.0  # seconds for questions whose answer is a help, not a need
+# what the tags tell goes into the key: a busy server is given more time to tell it
+_TAGS = 5.0
 
 
 class OllamaApi:
@@ -77,9 +79,9 @@ class OllamaApi:
         return wire.shown(await self._object("/api/show", {"model": model}, model=model))
 
     async def tags(self, *, quick: bool = False) -> list[wire.InstalledModel]:
-        """Return the installed models; `quick` gives up after two seconds in all."""
+        """Return the installed models; `quick` gives up after five seconds in all."""
         return wire.installed_models(
-            await self._object("/api/tags", budget=_QUICK if quick else None)
+            await self._object("/api/tags", budget=_TAGS if quick else None)
         )
 
     async def version(self) -> str:
