@@ -187,12 +187,12 @@ async def test_a_renewal_begun_late_finds_that_it_is_done(ollama: FakeOllama, cl
     async with client_of(ollama, clock=clock, ttl=TTL, freshness=REVALIDATE) as client:
         await client.generate("Why?", temperature=0.3)
         clock.advance(TTL)
-        await client.look_after(REQUEST, renew=True)
+        await client.look_after(REQUEST, [1])
         assert ollama.generations == 2
-        await client.look_after(REQUEST, renew=True)
+        await client.look_after(REQUEST, [1])
         assert ollama.generations == 2
         await client.cache.clear()  # or evicted meanwhile
-        await client.look_after(REQUEST, renew=True)
+        await client.look_after(REQUEST, [1])
         assert (ollama.generations, await client.cache.size()) == (3, 1)
 
 

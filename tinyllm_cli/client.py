@@ -6,7 +6,7 @@ import contextlib
 import marshal
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -168,16 +168,18 @@ class CachedOllamaClient:
         ttl: float | None = None,
         sample: int = 1,
         looked: bool = False,
+        renew_behind: bool = True,
     ) -> Reply:
         """Look a request up and, on a miss, start asking; the reply tells how it came about.
 
         `looked` is for a request that was looked up in vain already, without an event loop.
+        `renew_behind` False leaves it to the caller to `look_after` a reply that says `renew`.
         """
         produce: Upstream = lambda: self.client.stream_chunks(request)  # noqa: E731
         errand = Errand(refresh=refresh, ttl=ttl)
         if looked:
             return self._fly(self.question(request, sample), produce, errand)
-        return await self._ask(request, produce, errand, sample)
+        return await self._ask(request, produce, errand, sample, renew_behind=renew_behind)
 
     async def _ask(
         self,
@@ -187,6 +189,7 @@ class CachedOllamaClient:
         sample: int,
         *,
         text_only: bool = False,
+        renew_behind: bool = True,
     ) -> Reply:
         checked_ttl(errand.ttl)  # refused before the model works for it
         if not self.cacheable(request):
@@ -200,9 +203,10 @@ class CachedOllamaClient:
                 question = await self._checked(question)
             found = await self.cache.look_up(question.key, question.model)
             if found is not None:
-                self._look_after(found, question, produce, errand.ttl)
+                if renew_behind:
+                    self._look_after(found, question, produce, errand.ttl)
                 outcome = "stale" if found.stale else "hit"
-                return Reply(request, question, outcome, entry=found.entry)
+                return Reply(request, question, outcome, entry=found.entry, renew=found.renew)
         return self._fly(question, produce, errand, text_only=text_only)
 
     def _known(
@@ -319,18 +323,18 @@ class CachedOllamaClient:
         self._behind_answers.add(task)  # a task nobody holds may be collected while it runs
         task.add_done_callback(self._behind_answers.discard)
 
-    async def look_after(self, request: GenerateRequest, *, renew: bool, sample: int = 1) -> None:
-        """Do what an answer served without an event loop left to do; see `work_is_left`."""
-        if not renew:
+    async def look_after(self, request: GenerateRequest, samples: Sequence[int] = ()) -> None:
+        """Do what served answers left to do: renew these samples, or check the model's digest."""
+        if not samples:
             await self.digests.ask(request.model)
-            return
-        question = self.question(request, sample)
-        served = await self.cache.peek(question.key)
-        if served is not None and self.cache.is_renewed(served):
-            return  # by another process, since the old one was served
-        errand = Errand(renews=0.0 if served is None else served.created_at)
-        produce: Upstream = lambda: self.client.stream_chunks(request)  # noqa: E731
-        await self._renewal(question, produce, errand)
+        for sample in samples:
+            question = self.question(request, sample)
+            served = await self.cache.peek(question.key)
+            if served is not None and self.cache.is_renewed(served):
+                continue  # by another process, since the old one was served
+            errand = Errand(renews=0.0 if served is None else served.created_at)
+            produce: Upstream = lambda: self.client.stream_chunks(request)  # noqa: E731
+            await self._renewal(question, produce, errand)
 
     # --- what makes the key, and what has none
 

@@ -57,7 +57,8 @@ class Reply:
     """One request's way to its answer; read it once, with `chunks` or with `response`.
 
     `question` is None where the cache has no part in it. `outcome` is final when the answer has
-    been read: hit, miss, stale, refreshed, coalesced or bypassed.
+    been read: hit, miss, stale, refreshed, coalesced or bypassed. `renew` says that its asker is to
+    have the stored answer renewed behind this one.
     """
 
     def __init__(
@@ -69,9 +70,11 @@ class Reply:
         entry: CacheEntry | None = None,
         flight: Flight | None = None,
         direct: Upstream | None = None,
+        renew: bool = False,
     ) -> None:
         self.request = request
         self.question = question
+        self.renew = renew
         self._outcome = outcome
         self._entry = entry
         self._flight = flight

@@ -86,6 +86,39 @@ def test_a_stale_answer_is_there_at_once_and_renewed_behind(
     until(lambda: not left_running(tinyllm))
 
 
+def test_it_is_renewed_behind_when_the_model_is_checked_first(
+    tinyllm: Tinyllm, ollama: FakeOllama
+) -> None:
+    strict = [*REVALIDATE, "--coherence", "strict", QUESTION]
+    old = tinyllm(*strict)
+    barrier = ollama.hold()
+    stale = tinyllm(*strict)
+    assert (stale.code, stale.out, ollama.generations) == (0, old.out, 1)
+    barrier.wait_for(1)
+    barrier.release()
+    until(lambda: renewed(tinyllm, old))
+    until(lambda: not left_running(tinyllm))
+
+
+def test_stale_samples_are_all_renewed(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
+    three = [*REVALIDATE, "--samples", "3", QUESTION]
+    old = tinyllm(*three)
+    assert tinyllm(*three).out == old.out
+    until(lambda: not left_running(tinyllm))
+    assert ollama.generations == 6
+    new = tinyllm("run", "--cache-only", *three[1:])
+    assert (new.code, set(new.text.splitlines()) & set(old.text.splitlines())) == (0, set())
+
+
+def test_from_the_cache_alone_nothing_is_renewed(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
+    old = tinyllm(*REVALIDATE, "--digest-max-age", "0", QUESTION)
+    asked = len(ollama.log)
+    stale = tinyllm(*REVALIDATE, "--digest-max-age", "0", "--cache-only", QUESTION)
+    assert (stale.code, stale.out) == (0, old.out)
+    until(lambda: not left_running(tinyllm))
+    assert len(ollama.log) == asked
+
+
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes in /proc")
 def test_many_stale_hits_at_once_are_one_renewal(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     old = tinyllm(*REVALIDATE, QUESTION)

@@ -798,14 +798,15 @@ def _(bench: Bench, env: Env) -> None:
 
 @setting("early_renewal_beta")
 def _(bench: Bench, env: Env) -> None:
-    """With a beta this large any age is old enough, and the answer is renewed behind the hit."""
+    """It is drawn by lot; with a beta this large nine hits in ten renew the answer behind them."""
     bench.ollama.token_delay = 0.03  # what cost nothing is not worth renewing early
     bench.run("What?", "--cache-ttl", "30")
     bench.ollama.token_delay = 0
     bench.run("What?", environ=env("0"))
     assert bench.ollama.generations == 1
-    bench.run("What?", environ=env("1000"))
-    bench.ollama.wait_until(lambda server: server.generations == 2)
+    for _ in range(10):
+        bench.run("What?", environ=env("1000"))
+    bench.ollama.wait_until(lambda server: server.generations >= 2, timeout=30)
 
 
 @setting("cache_when")

@@ -39,6 +39,19 @@ def test_one_sample_is_the_nth_of_the_set(tinyllm: Tinyllm, ollama: FakeOllama) 
     assert ollama.generations == 4
 
 
+def test_a_set_keeps_its_order_when_one_in_the_middle_is_gone(
+    tinyllm: Tinyllm, ollama: FakeOllama
+) -> None:
+    set_of_four = ("run", "--json", "--samples", "4", QUESTION)
+    made = [json.loads(line) for line in tinyllm(*set_of_four).text.splitlines()]
+    tinyllm("cache-clear", "--yes", "--key", made[1]["key"])
+    again = tinyllm(*set_of_four)
+    records = [json.loads(line) for line in again.text.splitlines()]
+    assert [one["key"] for one in records] == [one["key"] for one in made]
+    assert [one["cached"] for one in records] == [True, False, True, True]
+    assert (again.code, again.err, ollama.generations) == (0, b"", 5)
+
+
 def test_each_record_says_which_sample_it_is(tinyllm: Tinyllm) -> None:
     for cached in (False, True):
         done = tinyllm("run", "--json", "--samples", "3", QUESTION)

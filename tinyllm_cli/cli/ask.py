@@ -37,10 +37,19 @@ def ask(
     client: CachedOllamaClient,
     request: GenerateRequest,
     samples: Sequence[int],
+    due: list[int],
 ) -> int:
-    """Answer a request that was not found without an event loop; return the exit code."""
+    """Answer what was not found without an event loop; return the exit code.
+
+    `due` holds the samples that were found and are to be renewed once all is answered.
+    """
     gc.enable()  # the entry point turned it off for the short life of a hit
-    return run_until_signal(_ask_and_close(arguments, settings, client, request, samples))
+    code = run_until_signal(_ask_and_close(arguments, settings, client, request, samples, due))
+    if due and code == ExitCode.OK:
+        from .behind import look_after
+
+        look_after(client, request, due)
+    return code
 
 
 def run_until_signal(work: Coroutine[Any, Any, int]) -> int:
@@ -75,13 +84,15 @@ async def _ask_and_close(
     client: CachedOllamaClient,
     request: GenerateRequest,
     samples: Sequence[int],
+    due: list[int],
 ) -> int:
+    # the first that was missing; those after it were not looked for yet
     looked = can_look_at_once(arguments, client, request)
     async with contextlib.AsyncExitStack() as opened:
         opened.push_async_callback(client.close)
         for sample in samples:
             try:
-                await _ask(arguments, client, request, sample, looked)
+                reply = await _ask(arguments, client, request, sample, looked)
             except OllamaUnavailableError as exc:
                 client, request = await stand_in_after(
                     exc,
@@ -92,13 +103,16 @@ async def _ask_and_close(
                     quiet=arguments.quiet,
                 )
                 opened.push_async_callback(client.close)
-                looked = False
-                await _ask(arguments, client, request, sample, looked)
+                due.clear()  # they are of the model that is out of reach
+                reply = await _ask(arguments, client, request, sample, looked=False)
             except ModelNotFoundError as exc:
                 if not (is_terminal(sys.stderr) and is_terminal(sys.stdin)) or arguments.quiet:
                     raise
                 await _pull(client, exc.model)
-                await _ask(arguments, client, request, sample, looked)
+                reply = await _ask(arguments, client, request, sample, looked)
+            looked = False
+            if reply.renew:
+                due.append(sample)
     return ExitCode.OK
 
 
@@ -108,21 +122,26 @@ async def _ask(
     request: GenerateRequest,
     sample: int,
     looked: bool,
-) -> None:
+) -> Reply:
     """Answer one request; `looked` says that it was looked up in vain already."""
     if arguments.cache_only:
         question = client.question(request, sample)
         found = await client.cache.look_up(question.key, question.model)
         if found is None:
             raise miss_error(question)
-        print_hit(arguments, Reply(request, question, "hit", entry=found.entry))
-        return
+        outcome = "stale" if found.stale else "hit"
+        reply = Reply(request, question, outcome, entry=found.entry)
+        print_hit(arguments, reply)
+        return reply
     await bring_weights(client, request.model, quiet=arguments.quiet)
-    reply = await client.ask(request, refresh=arguments.refresh, sample=sample, looked=looked)
+    reply = await client.ask(
+        request, refresh=arguments.refresh, sample=sample, looked=looked, renew_behind=False
+    )
     if reply.entry is not None:
         print_hit(arguments, reply)
     else:
         await _show(arguments, reply)
+    return reply
 
 
 async def _show(arguments: RunArguments, reply: Reply) -> None:

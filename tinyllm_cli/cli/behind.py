@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Sequence
 
 from ..client import CachedOllamaClient
 from ..errors import TinyLLMError
@@ -16,14 +17,14 @@ _MOST_FILES = 4096
 
 
 def look_after(
-    client: CachedOllamaClient, request: GenerateRequest, *, renew: bool, sample: int
+    client: CachedOllamaClient, request: GenerateRequest, samples: Sequence[int] = ()
 ) -> None:
-    """Renew an answer, or check its model's digest, in a process of its own where there is fork.
+    """Renew these samples, or check the model's digest, in a process of its own where there is fork.
 
     It holds none of the caller's streams, so a pipe or a `$(...)` does not wait for it.
     """
     if not hasattr(os, "fork"):
-        _work(client, request, renew, sample)
+        _work(client, request, samples)
         return
     # standard output is flushed and the store is closed: the child inherits nothing half done
     try:
@@ -34,15 +35,15 @@ def look_after(
         return
     try:
         _let_go()
-        _work(client, request, renew, sample)
+        _work(client, request, samples)
     finally:
         os._exit(0)
 
 
-def _work(client: CachedOllamaClient, request: GenerateRequest, renew: bool, sample: int) -> None:
+def _work(client: CachedOllamaClient, request: GenerateRequest, samples: Sequence[int]) -> None:
     async def work() -> None:
         try:
-            await client.look_after(request, renew=renew, sample=sample)
+            await client.look_after(request, samples)
         finally:
             await client.close()
 

@@ -82,15 +82,14 @@ def execute(arguments: RunArguments) -> int:
     cache = session.open_cache(settings, voice, strict=settings.require_cache)
     client = session.open_client(settings, cache)
     wanted = _sample_numbers(arguments)
+    due: list[int] = []
     if can_look_at_once(arguments, client, request):
-        wanted = [
-            n for n in wanted if not _answered_at_once(arguments, settings, client, request, n)
-        ]
+        wanted = _answer_at_once(arguments, settings, client, request, wanted, due)
     if not wanted:
         return ExitCode.OK
     from .ask import ask
 
-    return ask(arguments, settings, client, request, wanted)
+    return ask(arguments, settings, client, request, wanted, due)
 
 
 def _sample_numbers(arguments: RunArguments) -> Sequence[int]:
@@ -114,39 +113,48 @@ def can_look_at_once(
     )
 
 
-def _answered_at_once(
+def _answer_at_once(
     arguments: RunArguments,
     settings: config.Settings,
     client: CachedOllamaClient,
     request: GenerateRequest,
-    sample: int,
-) -> bool:
-    """Print the stored answer, do the bookkeeping, and return whether there was one.
+    samples: Sequence[int],
+    due: list[int],
+) -> Sequence[int]:
+    """Print the stored answers up to the first that is missing; return the samples from there on.
 
-    Raises CacheMissError instead for --cache-only.
+    Those that are to be renewed are put into `due`, and seen to if none is missing. Raises
+    CacheMissError for a missing one with --cache-only.
     """
-    question = client.question(request, sample)
-    found = client.cache.look_up_nowait(question.key, question.model)
-    if found is None and settings.engine == "auto":
-        from .engine import found_by_stand_in
-
-        other = found_by_stand_in(settings, client.cache, question, quiet=arguments.quiet)
-        if other is not None:
-            (client, request), question, found = other
-    if found is None and not arguments.cache_only:
-        return False
     try:
-        if found is None:
-            raise miss_error(question)
-        outcome = "stale" if found.stale else "hit"
-        print_hit(arguments, Reply(request, question, outcome, entry=found.entry))
-    finally:
+        for place, sample in enumerate(samples):
+            question = client.question(request, sample)
+            found = client.cache.look_up_nowait(question.key, question.model)
+            if found is None and settings.engine == "auto":
+                from .engine import found_by_stand_in
+
+                other = found_by_stand_in(settings, client.cache, question, quiet=arguments.quiet)
+                if other is not None:
+                    (client, request), question, found = other
+            if found is None and not arguments.cache_only:
+                return samples[place:]
+            if found is None:
+                raise miss_error(question)
+            outcome = "stale" if found.stale else "hit"
+            print_hit(arguments, Reply(request, question, outcome, entry=found.entry))
+            if found.renew and not arguments.cache_only:
+                due.append(sample)
+    except BaseException:
         client.cache.close_nowait()
-    if found.renew or client.digests.check_is_due(request.model):
+        raise
+    client.cache.close_nowait()
+    if arguments.cache_only:
+        return ()
+    if due or client.digests.check_is_due(request.model):
         from .behind import look_after
 
-        look_after(client, request, renew=found.renew, sample=sample)
-    return True
+        look_after(client, request, due)
+    return ()
 
 
 def miss_error(question: Question) -> CacheMissError:
