@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ import typer.main
 
 from tests.cli.outcome import stored
 from tests.cli.terminal import Terminal
-from tests.conftest import Finished, Tinyllm
+from tests.conftest import COMMAND, Finished, Tinyllm
 from tests.fake_ollama import FakeOllama
 from tinyllm_cli.cli.app import app
 from tinyllm_cli.config import SETTINGS, variable
@@ -650,14 +652,24 @@ def _(bench: Bench, flag: str) -> None:
 
 @row("", "--show-completion")
 def _(bench: Bench, flag: str) -> None:
-    assert b"_TINYLLM_COMPLETE" in bench.tinyllm(flag, "bash").out
+    assert b"_TINYLLM_COMPLETE" in _in_a_shell(bench, flag).stdout
 
 
 @row("", "--install-completion")
 def _(bench: Bench, flag: str) -> None:
     (bench.tinyllm.home / ".bashrc").write_text("")
-    assert bench.tinyllm(flag, "bash").code == 0
+    assert _in_a_shell(bench, flag).returncode == 0
     assert "tinyllm" in (bench.tinyllm.home / ".bashrc").read_text()
+
+
+def _in_a_shell(bench: Bench, flag: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the command from bash, since it looks for the shell it was called from."""
+    return subprocess.run(
+        ["bash", "-c", f"{shlex.join([*COMMAND, flag])}; exit $?"],
+        env=bench.tinyllm.environ,
+        capture_output=True,
+        timeout=60,
+    )
 
 
 # The variables: `env` gives the environment with the setting's own variable set.

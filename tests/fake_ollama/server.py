@@ -34,7 +34,7 @@ class FakeOllama(World):
         listener = socket.create_server(("127.0.0.1", self.port), backlog=_BACKLOG)
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
-        self._loop = asyncio.new_event_loop()
+        self._loop = asyncio.SelectorEventLoop()  # for add_reader, on Windows too
         self._main = self._loop.create_task(self._serve(listener))
         self._thread = threading.Thread(
             target=self._run,
@@ -84,29 +84,39 @@ class FakeOllama(World):
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
             asyncio.set_event_loop(None)
-            loop.close()
             # A stop before the first turn of the loop leaves nobody else to close it.
             listener.close()
+            loop.close()
 
     async def _serve(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
         connections: set[asyncio.Task[None]] = set()
 
-        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.create_task(Connection(self, reader, writer).serve())
+        # not asyncio's server: a stop while that one accepts leaves a connection nobody closes
+        def accept() -> None:
+            try:
+                client, _ = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            client.setblocking(False)
+            task = loop.create_task(self._converse(client))
             connections.add(task)
             task.add_done_callback(connections.discard)
             # a task cancelled before its first step closes nothing itself
-            task.add_done_callback(lambda _: writer.close())
+            task.add_done_callback(lambda _: client.close())
 
-        server = await asyncio.start_server(connected, sock=listener)
+        loop.add_reader(listener, accept)
         try:
-            await asyncio.get_running_loop().create_future()
+            await loop.create_future()
         finally:
-            server.close()
-            for _ in range(3):  # a connection accepted just now takes two turns to have its task
-                await asyncio.sleep(0)
-                for task in connections:
-                    task.cancel()
-                await asyncio.gather(*connections, return_exceptions=True)
+            loop.remove_reader(listener)
+            listener.close()
+            for task in connections:
+                task.cancel()
+            await asyncio.gather(*connections, return_exceptions=True)
             # Transports close their sockets in callbacks of the next turn of the loop.
             await asyncio.sleep(0)
+
+    async def _converse(self, client: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=client)
+        await Connection(self, reader, writer).serve()

@@ -85,13 +85,13 @@ def test_helpful_questions_are_asked_once(server: FakeOllama, ask: Asker) -> Non
     assert ask.pauses.seconds == []
 
 
-def test_a_frozen_server_delays_a_helpful_question_by_two_seconds(
+def test_a_frozen_server_delays_a_helpful_question_by_five_seconds(
     server: FakeOllama, ask: Asker
 ) -> None:
     server.inject(Fault.stall_headers(), path="/api/tags")
     started = time.monotonic()
     assert ask(lambda client: client.model_digest("llama3.2")) is None
-    assert 1.9 < time.monotonic() - started < 5
+    assert 4.9 < time.monotonic() - started < 20
 
 
 def test_a_host_that_takes_no_connection_times_out(ask: Asker) -> None:
