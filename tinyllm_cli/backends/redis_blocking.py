@@ -110,12 +110,10 @@ class BlockingRedisBackend:
         self._run(self._work.reset_counters(), self._writes)
 
     def close_nowait(self) -> None:
-        """Send the counters in one write and close the connections.
-
-        Where a connection is open their arrival is not waited for: the process may end.
-        """
+        """Send the counters in one write and close the connections."""
         try:
-            if self._work.counters.any() and not self._post_counters():
+            # the replies are waited for: a proxy in between may drop what its client does not await
+            if self._work.counters.any():
                 self._run(self._work.flush(), self._writes)
         finally:
             self.hang_up()
@@ -204,19 +202,6 @@ class BlockingRedisBackend:
         )
 
     # --- inside
-
-    def _post_counters(self) -> bool:
-        endpoint = self._work.topology.home(self._work.vault.stats_name)
-        if endpoint is None or endpoint not in self._sockets or not self._breakers[endpoint].closed:
-            return False
-        with self._lock:
-            counts = self._work.counters.take()
-            commands = self._work.counters.commands(counts)
-            deadline = time.monotonic() + self._writes.left()
-            if self._sockets[endpoint].post(commands, deadline):
-                return True
-            self._work.counters.put_back(counts)
-            return False
 
     def _run(self, way: Way[T], allowance: _Allowance | None = None) -> T:
         """Hold a conversation; within an allowance as a whole, without one within a limit per step."""

@@ -54,22 +54,6 @@ class RedisSocket:
             self.close()  # a reply may be on its way that the next call must not take for its own
             raise
 
-    def post(self, commands: Sequence[Command], deadline: float) -> bool:
-        """Send commands and close without waiting for replies; return False if nothing is connected.
-
-        What is sent before a connection is closed arrives all the same.
-        """
-        if self._socket is None or self._is_stale():
-            return False
-        try:
-            self._socket.settimeout(_left(deadline))
-            self._socket.sendall(b"".join(map(pack, commands)))
-        except OSError as exc:
-            raise faults.unreachable(self.endpoint, exc) from exc
-        finally:
-            self.close()
-        return True
-
     def close(self) -> None:
         """Close the connection; the next exchange opens another."""
         connection, self._socket = self._socket, None
