@@ -62,6 +62,8 @@ class Tinyllm:
             "TINYLLM_CONFIG_DIR": str(self.config_dir),
             "OLLAMA_HOST": host,
             "PYTHONWARNINGS": "error",
+            # half a second, the default, is more than a machine full of tests always keeps to
+            "TINYLLM_REDIS_TIMEOUT": "20s",
         }
 
     @property
@@ -155,3 +157,9 @@ def another_tinyllm(ollama: FakeOllama, tmp_path: Path) -> Callable[[str], Tinyl
         return Tinyllm(home, ollama.url)
 
     return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") or item.get_closest_marker("real_model"):
+            item.add_marker(pytest.mark.timeout(1200))

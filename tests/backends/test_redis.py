@@ -46,7 +46,8 @@ def fresh(text: str = "Because.", ttl: float | None = 60) -> CacheEntry:
 
 def run(server: RedisServer, test: Test, **options: object) -> None:
     async def whole() -> None:
-        backend = RedisBackend(url=server.url, **options)  # type: ignore[arg-type]
+        patient = {"timeout": 20.0, **options}
+        backend = RedisBackend(url=server.url, **patient)  # type: ignore[arg-type]
         try:
             await test(backend)
         finally:

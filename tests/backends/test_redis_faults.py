@@ -36,7 +36,8 @@ DOCUMENT = Path(__file__).parents[2].joinpath("docs", "redis.md").read_text()
 KEY = key_of("a question")
 BUDGET_S = 0.5
 # the machine that runs this may be busy; what is tested for is seconds or minutes
-SLACK_S = 0.3
+SLACK_S = 2.0
+PATIENT_S = 20.0  # for what is no matter of time
 
 
 class Store:
@@ -44,6 +45,7 @@ class Store:
 
     def __init__(self, kind: str, url: str, **options: Any) -> None:
         self.kind = kind
+        options = {"timeout": PATIENT_S, **options}
         self._runner = asyncio.Runner()
         self.backend: Any
         if kind == "async":
@@ -123,23 +125,23 @@ def fresh(text: str = "Because.") -> CacheEntry:
 def test_a_refused_connection_costs_next_to_nothing(open_store: OpenStore) -> None:
     error, seconds = open_store(f"redis://127.0.0.1:{free_port()}").failure()
     assert isinstance(error, BackendUnavailableError)
-    assert seconds < 0.1
+    assert seconds < BUDGET_S
     assert "refused" in str(error)
 
 
 def test_connecting_to_a_black_hole_ends_in_time(open_store: OpenStore) -> None:
     with blackhole() as port:
-        store = open_store(f"redis://127.0.0.1:{port}")
+        store = open_store(f"redis://127.0.0.1:{port}", timeout=BUDGET_S)
         error, seconds = store.failure()
         assert "in time" in str(error)
         assert seconds < 0.3 + SLACK_S
         error, seconds = store.failure()
         assert "left alone" in str(error)
-        assert seconds < 0.05
+        assert seconds < BUDGET_S
 
 
 def test_a_host_that_does_not_resolve_is_said_so(open_store: OpenStore) -> None:
-    error, seconds = open_store("redis://no-such-host.invalid").failure()
+    error, seconds = open_store("redis://no-such-host.invalid", timeout=BUDGET_S).failure()
     assert "no-such-host.invalid:6379" in str(error)
     assert seconds < 0.3 + SLACK_S
 
@@ -148,14 +150,14 @@ def test_a_frozen_server_costs_the_budget_once_and_is_used_again(
     open_store: OpenStore, server: RedisServer
 ) -> None:
     now = [0.0]
-    store = open_store(server.url, monotonic=lambda: now[0])
+    store = open_store(server.url, monotonic=lambda: now[0], timeout=BUDGET_S)
     store.set(fresh())
     server.freeze()
     try:
         error, seconds = store.failure()
         assert "in time" in str(error)
         assert BUDGET_S - 0.1 < seconds < BUDGET_S + SLACK_S
-        assert store.failure()[1] < 0.05
+        assert store.failure()[1] < BUDGET_S
     finally:
         server.thaw()
     now[0] += 3
@@ -206,7 +208,7 @@ def test_what_only_listens_is_given_up_in_time(
 ) -> None:
     DONE.clear()
     with Pretender(serve) as pretender:
-        error, seconds = open_store(pretender.url).failure()
+        error, seconds = open_store(pretender.url, timeout=BUDGET_S).failure()
         DONE.set()
     assert isinstance(error, BackendUnavailableError)
     assert seconds < BUDGET_S + SLACK_S
@@ -219,7 +221,8 @@ def test_what_does_not_speak_tls_is_given_up_in_time(
     open_store: OpenStore, serve: Callable[[socket.socket], None]
 ) -> None:
     with Pretender(serve) as pretender:
-        error, seconds = open_store(pretender.url.replace("redis:", "rediss:")).failure()
+        url = pretender.url.replace("redis:", "rediss:")
+        error, seconds = open_store(url, timeout=BUDGET_S).failure()
     assert isinstance(error, BackendUnavailableError)
     assert seconds < BUDGET_S + SLACK_S
 
@@ -227,7 +230,8 @@ def test_what_does_not_speak_tls_is_given_up_in_time(
 def test_a_plain_server_behind_rediss_is_given_up_in_time(
     open_store: OpenStore, server: RedisServer
 ) -> None:
-    error, seconds = open_store(server.url.replace("redis:", "rediss:")).failure()
+    url = server.url.replace("redis:", "rediss:")
+    error, seconds = open_store(url, timeout=BUDGET_S).failure()
     assert isinstance(error, BackendUnavailableError)
     assert seconds < BUDGET_S + SLACK_S
 
@@ -373,7 +377,7 @@ def test_a_refused_login_says_so_and_nothing_secret(
         error, seconds = open_store(url).failure()
         assert "authentication failed" in str(error)
         assert "hunter2" not in f"{error!r} {error.hint} {error.__cause__!r}"
-        assert seconds < 0.2
+        assert seconds < BUDGET_S + SLACK_S
     client.acl_setuser("alice", enabled=True, passwords=["+hunter2"], keys=["other:*"], reset=True)
     try:
         error, _ = open_store(f"redis://alice:hunter2@127.0.0.1:{server.port}").failure()

@@ -46,6 +46,7 @@ class Store:
     """Either backend behind the same blocking calls."""
 
     def __init__(self, kind: str, url: str, **options: Any) -> None:
+        options = {"timeout": 20.0, **options}  # time is tested elsewhere
         self._runner = asyncio.Runner()
         if kind == "async":
             self.backend: Any = RedisBackend(url=url, **options)

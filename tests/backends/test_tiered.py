@@ -53,7 +53,7 @@ class Member:
         self.front = InMemoryBackend(10)
         self.tiers = TieredBackend(
             self.front,
-            RedisBackend(url=url, secret=secret, timeout=2.0, monotonic=lambda: self.now),
+            RedisBackend(url=url, secret=secret, timeout=20.0, monotonic=lambda: self.now),
             front_ttl=front_ttl,
             on_fault=self.faults.append,
             monotonic=lambda: self.now,
