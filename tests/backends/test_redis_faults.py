@@ -253,6 +253,24 @@ def test_a_value_cut_anywhere_is_never_an_answer(open_store: OpenStore) -> None:
         assert open_store(pretender.url).get() is not None
 
 
+def test_figures_come_from_a_server_that_hangs_up_on_info(
+    open_store: OpenStore, server: RedisServer
+) -> None:
+    def serve(connection: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", server.port)) as behind:
+            while request := connection.recv(65536):
+                if b"INFO" in request:
+                    return
+                behind.sendall(request)
+                connection.sendall(behind.recv(1 << 20))
+
+    open_store(server.url).set(fresh())
+    with Pretender(serve) as pretender:
+        store = open_store(pretender.url)
+        found = store.do("stats")
+    assert (found.entries, found.server_evictions, found.server_policy) == (1, None, None)
+
+
 # --- a server that answers, but not with data
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import CorruptEntryError
+from ..errors import CacheError, CorruptEntryError
 from ..metrics import CacheMetrics
 from .inventory import Clearance, Filter, ModelTotals, StoreStats
 from .redis_counters import read_counters
@@ -153,11 +153,17 @@ class RedisWalk:
         )
 
     def _server(self) -> Way[tuple[int | None, str | None]]:
-        """Return how many keys the servers evicted and by which policy, None where INFO is denied."""
+        """Return how many keys the servers evicted and by which policy, None where they do not say.
+
+        A service may refuse INFO, and some end the connection over it.
+        """
         evicted: int | None = None
         policy: str | None = None
         for node in (yield from self._topology.nodes()):
-            ((info,),) = yield [(node, [("INFO",)])]
+            try:
+                ((info,),) = yield [(node, [("INFO",)])]
+            except CacheError:
+                continue
             count = _info(info, b"evicted_keys")
             if count is not None and count.isdigit():
                 evicted = (evicted or 0) + int(count)
