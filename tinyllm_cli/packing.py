@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import zlib
+from functools import cache
 from typing import Any
 
 from .errors import CorruptEntryError, UnreadableEntryError
@@ -15,7 +16,7 @@ from .errors import CorruptEntryError, UnreadableEntryError
 __all__ = ["PACK_ABOVE", "pack", "unpack"]
 
 #: Smaller entries are stored as they are: they would gain less than they cost.
-PACK_ABOVE = 2048
+PACK_ABOVE = 4096
 
 _ZLIB = b"z"
 _ZSTD = b"s"
@@ -64,6 +65,7 @@ def _bounded(unpacker: Any, packed: bytes, error: type[Exception]) -> bytes:
     return data
 
 
+@cache
 def _zstd() -> Any:
     for name in ("compression.zstd", "backports.zstd"):
         try:

@@ -121,15 +121,22 @@ class GenerateResponse(Value):
         """Build a response from what `to_dict` gave; raises TypeError or ValueError if it does not fit."""
         if not isinstance(data, Mapping):
             raise TypeError(f"a response is an object, not {type(data).__name__}")
-        known = {name: value for name, value in data.items() if name in _TYPES}
-        rest = {name: value for name, value in data.items() if name not in _TYPES}
-        for name, value in known.items():
+        known: dict[str, Any] = {}
+        rest: dict[str, Any] = {}
+        for name, value in data.items():
+            wanted = _TYPES.get(name)
+            if wanted is None:
+                rest[name] = value
+                continue
             # bool is an int to Python, but `true` is not a duration
-            if not isinstance(value, _TYPES[name]) or (isinstance(value, bool) and name != "done"):
+            if not isinstance(value, wanted) or (value is True or value is False) != (
+                wanted is bool
+            ):
                 raise TypeError(f"{name} is {type(value).__name__}")
-        for name, wanted in _ITEM_TYPES.items():
-            if not all(type(item) is wanted for item in known.get(name, ())):
-                raise TypeError(f"{name} holds something else than {wanted.__name__}")
+            item_type = _ITEM_TYPES.get(name)
+            if item_type and any(type(item) is not item_type for item in data[name]):
+                raise TypeError(f"{name} holds something else than {item_type.__name__}")
+            known[name] = value
         return cls(**known, extra=rest or None)
 
 
