@@ -85,17 +85,15 @@ class ResponseCache:
         self._digests = digests
         # early renewal is drawn by lot, which the short way does not do
         self._short_way = None if self._sync is None or self.freshness.beta else self._sync.lookup
+        #: The store through which processes agree who asks the model, None if there is none.
+        self.leases: LeaseStore | None = None
+        if isinstance(backend, LeaseStore) and backend.keeps_leases:
+            self.leases = backend
         self._kept: MetricsStore | None = None
         if isinstance(backend, MetricsStore) and backend.keeps_metrics:
             self._kept = backend
         self._reading = _Forgiving(self, "cache_get_error")
         self._writing = _Forgiving(self, "cache_set_error")
-
-    @property
-    def leases(self) -> LeaseStore | None:
-        """The store through which processes agree who asks the model, None if there is none."""
-        backend = self.backend
-        return backend if isinstance(backend, LeaseStore) and backend.keeps_leases else None
 
     @property
     def needs_event_loop(self) -> bool:

@@ -73,11 +73,8 @@ class CacheEntry:
 
     def is_expired(self, now: float | None = None) -> bool:
         """Say whether age has reached the TTL, or the entry claims to come from the future."""
-        if now is None:
-            now = time.time()
-        if self.comes_from_the_future(now):
-            return True
-        return self.ttl is not None and now - self.created_at >= self.ttl
+        age = (time.time() if now is None else now) - self.created_at
+        return age < -CLOCK_TOLERANCE_S or (self.ttl is not None and age >= self.ttl)
 
     def comes_from_the_future(self, now: float) -> bool:
         """Say whether the entry claims to be made later than any clock's error would explain."""

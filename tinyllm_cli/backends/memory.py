@@ -94,7 +94,11 @@ class InMemoryBackend:
 
     async def get(self, key: str) -> CacheEntry | None:
         """Return the entry under a key, None if there is none or its TTL has run out."""
-        return self.get_nowait(key)
+        entry = self.lookup(key)
+        if entry is not None and entry.is_expired(self._clock()):
+            self._remove_expired(key)
+            return None
+        return entry
 
     async def set(self, key: str, entry: CacheEntry) -> None:
         """Store an entry as the most recently used, dropping the least recently used for room."""
@@ -121,13 +125,8 @@ class InMemoryBackend:
     def get_nowait(self, key: str) -> CacheEntry | None:
         """As `get`, at once; an expired entry found here is removed."""
         entry = self.lookup(key)
-        if entry is None:
-            return None
-        if entry.is_expired(self._clock()):
-            with contextlib.suppress(
-                CacheError
-            ):  # it is not served, whether it can be removed or not
-                self._delete(key)
+        if entry is not None and entry.is_expired(self._clock()):
+            self._remove_expired(key)
             return None
         return entry
 
@@ -135,12 +134,19 @@ class InMemoryBackend:
         """Return what is stored under a key, fresh or expired, and note its use."""
         if self._snapshot is not None:
             return self._lookup_snapshot(self._snapshot, key)
-        with self._writing:
-            entry = self._entries.get(key)
-            if entry is not None:
-                self._entries.move_to_end(key)
-                if self._order is not None:
+        if self._order is not None:
+            with self._writing:
+                entry = self._entries.get(key)
+                if entry is not None:
                     self._order.use(key, entry)
+            return entry
+        # each step is one of the interpreter's own, so a hit takes no lock
+        entry = self._entries.get(key)
+        if entry is not None:
+            try:  # noqa: SIM105 - suppress() would double what a hit costs
+                self._entries.move_to_end(key)
+            except KeyError:
+                pass  # another thread dropped it since; it was there when asked for
         return entry
 
     def peek(self, key: str) -> CacheEntry | None:
@@ -357,7 +363,16 @@ class InMemoryBackend:
 
     def _held(self) -> list[tuple[str, CacheEntry]]:
         with self._writing:
-            return list(self._entries.items())
+            while True:
+                try:
+                    return list(self._entries.items())
+                except RuntimeError:
+                    continue  # a hit in another thread moved its entry meanwhile
+
+    def _remove_expired(self, key: str) -> None:
+        # it is not served, whether it can be removed or not
+        with contextlib.suppress(CacheError):
+            self._delete(key)
 
     def _drop(self, keep: str) -> CacheEntry:
         """Take out the entry that goes first by the policy; `keep` only if there is no other."""
