@@ -4,8 +4,8 @@
 
 First one process whose tasks ask `CachedOllamaClient.generate` for stored answers, 1, 64 and 1,000
 at once: memory alone, so what is measured is ours. Then 1, 8 and 64 processes on one snapshot file,
-each looking up answers it does not hold in memory, so that every look-up reads the file; each
-process works for the given time once all have started. Ratios are to one task or one process of the
+each reading and checking one answer after another from the file; each works for the given time once
+all have started. Ratios are to one task or one process of the
 same round; latencies are of single calls.
 """
 
@@ -31,14 +31,14 @@ READER = """
 import json, random, sys, time
 from tinyllm_cli import InMemoryBackend
 path, entries, seconds, seed = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
-backend = InMemoryBackend(1, snapshot=path)  # one copy in memory: every look-up reads the file
+backend = InMemoryBackend(10**6, snapshot=path)
 draw = random.Random(seed)
-backend.get_nowait("0" * 64)
+backend.peek("0" * 64)
 print("ready", flush=True)
 sys.stdin.readline()
 took, ends = [], time.perf_counter() + seconds
 while (started := time.perf_counter()) < ends:
-    found = backend.get_nowait(f"{draw.randrange(entries):064x}")
+    found = backend.peek(f"{draw.randrange(entries):064x}")
     took.append(time.perf_counter() - started)
     assert found is not None
 took.sort()
@@ -131,14 +131,14 @@ def main() -> None:
     callers = (1, 64, 1000)
     found = [[asyncio.run(tasks(n, 100_000)) for n in callers] for _ in range(given.rounds)]
     for n, loads in zip(callers, zip(*found, strict=True), strict=True):
-        show(f"{n:,} tasks, `generate`", list(loads), [one[0] for one in found])
+        show(f"{n:,} task{'s' * (n > 1)}, `generate`", list(loads), [one[0] for one in found])
     with tempfile.TemporaryDirectory() as folder:
         fill(Path(folder), STORED)
         path = Path(folder, "snapshot-v1.sqlite3")
         crowds = (1, 8, 64)
         found = [[processes(n, path, given.seconds) for n in crowds] for _ in range(given.rounds)]
     for n, loads in zip(crowds, zip(*found, strict=True), strict=True):
-        show(f"{n:,} processes, one snapshot", list(loads), [one[0] for one in found])
+        show(f"{n} process{'es' * (n > 1)}, one snapshot", list(loads), [one[0] for one in found])
 
 
 if __name__ == "__main__":

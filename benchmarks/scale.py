@@ -47,20 +47,20 @@ def measure(stores: dict[int, dict[str, str]], runs: int) -> Series:
 
 
 def show(series: Series, cleared: dict[int, float]) -> None:
-    sizes = list(cleared)
-    print("| CPU / the same with " + f"{sizes[0]:,} | " + " | ".join(f"{n:,}" for n in sizes[1:]))
-    print("|---" * len(sizes) + "|")
-    for name, costs in series.items():
-        first = [one.cpu for one in costs[sizes[0]]]
-        cells = [ratios([one.cpu for one in costs[n]], first) for n in sizes[1:]]
+    first, *more = cleared
+    print(f"| CPU / the same with {first:,} | " + " | ".join(f"{n:,}" for n in more) + " |")
+    print("|---" * len(cleared) + "|")
+
+    def row(name: str, cells: list[str]) -> None:
         print(f"| {name} | " + " | ".join(cells) + " |")
+
+    for name, costs in series.items():
+        few = [one.cpu for one in costs[first]]
+        row(name, [ratios([one.cpu for one in costs[n]], few) for n in more])
     for name in ("hit", "evicting miss"):
-        cells = [f"{max(one.mib for one in series[name][n]):.1f}" for n in sizes[1:]]
-        least = f"{max(one.mib for one in series[name][sizes[0]]):.1f}"
-        print(f"| peak MiB of a {name} ({least}) | " + " | ".join(cells) + " |")
-    first_clear = f"{cleared[sizes[0]]:.2f}"
-    cells = [f"{cleared[n]:.2f}" for n in sizes[1:]]
-    print(f"| cache-clear, seconds ({first_clear}) | " + " | ".join(cells) + " |")
+        peak = {n: f"{max(one.mib for one in costs):.1f}" for n, costs in series[name].items()}
+        row(f"{name}, peak MiB ({peak[first]})", [peak[n] for n in more])
+    row(f"cache-clear, seconds ({cleared[first]:.2f})", [f"{cleared[n]:.2f}" for n in more])
 
 
 def main() -> None:
