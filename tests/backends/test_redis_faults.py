@@ -268,7 +268,41 @@ def test_figures_come_from_a_server_that_hangs_up_on_info(
     with Pretender(serve) as pretender:
         store = open_store(pretender.url)
         found = store.do("stats")
-    assert (found.entries, found.server_evictions, found.server_policy) == (1, None, None)
+        assert (found.entries, found.server_evictions, found.server_policy) == (1, None, None)
+        if store.kind == "async":
+            assert store.get() is not None  # a program goes on using it
+
+
+@pytest.mark.slow
+def test_a_walk_waits_for_a_server_that_has_answered(
+    open_store: OpenStore, server: RedisServer
+) -> None:
+    def serve(connection: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", server.port)) as behind:
+            while request := connection.recv(65536):
+                if b"SCAN" in request and DONE.wait(2.5):
+                    return
+                behind.sendall(request)
+                connection.sendall(behind.recv(1 << 20))
+
+    DONE.clear()
+    open_store(server.url).set(fresh())
+    with Pretender(serve) as pretender:
+        assert open_store(pretender.url, timeout=2.0).do("stats").entries == 1
+    DONE.set()
+
+
+def test_a_walk_does_not_wait_for_a_silent_server(
+    open_store: OpenStore, server: RedisServer
+) -> None:
+    store = open_store(server.url, timeout=BUDGET_S)
+    server.freeze()
+    try:
+        error, seconds = store.failure(lambda: store.do("stats"))
+    finally:
+        server.thaw()
+    assert "in time" in str(error)
+    assert seconds < BUDGET_S + SLACK_S
 
 
 # --- a server that answers, but not with data

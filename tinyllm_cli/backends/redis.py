@@ -226,8 +226,11 @@ class RedisBackend:
             raise faults.not_in_time(self.address) from exc
 
     async def _walk(self, way: Way[T]) -> T:
-        """Hold a long conversation on connections of its own, so that no look-up waits behind it."""
-        links = self._new_links(max(self.timeout, WALK_TIMEOUT_S))
+        """Hold a long conversation on connections of its own, so that no look-up waits behind it.
+
+        Nor is one refused because of it: a service may end the connection over INFO and work well.
+        """
+        links = self._new_links({}, patience=max(self.timeout, WALK_TIMEOUT_S))
         try:
             return await _converse(way, links)
         finally:
@@ -239,12 +242,18 @@ class RedisBackend:
         if links is None:
             for ended in [one for one in self._links if one.is_closed()]:
                 self._lifetimes.pop(self._links.pop(ended), None)
-            links = self._links[loop] = self._new_links(self.timeout, self._tracking)
+            links = self._links[loop] = self._new_links(self._breakers, self._tracking)
             lifetime = self._lifetimes[links] = links.lifetime(self._finish)
             await anext(lifetime)
         return links
 
-    def _new_links(self, timeout: float, tracking: Tracking | None = None) -> RedisLinks:
+    def _new_links(
+        self,
+        breakers: dict[Endpoint, Breaker],
+        tracking: Tracking | None = None,
+        *,
+        patience: float | None = None,
+    ) -> RedisLinks:
         options: dict[str, Any] = {}
         if tracking is not None:
             options = {
@@ -254,10 +263,11 @@ class RedisBackend:
             }
         return RedisLinks(
             self.address,
-            self._breakers,
-            timeout=timeout,
+            breakers,
+            timeout=self.timeout,
             connect_timeout=self._connect_timeout,
             max_bulk=self._max_bulk,
+            patience=patience,
             new_breaker=lambda: Breaker(clock=self._monotonic),
             **options,
         )

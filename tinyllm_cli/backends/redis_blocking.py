@@ -28,7 +28,8 @@ __all__ = ["CONNECT_SHARE", "DEFAULT_TIMEOUT_S", "WALK_TIMEOUT_S", "BlockingRedi
 DEFAULT_TIMEOUT_S = 0.5
 #: The part of it that connecting may take.
 CONNECT_SHARE = 0.6
-#: For each step of a walk through the key space: somebody asked for that and waits.
+#: For each step of a walk through the key space, once the server has answered: somebody asked for
+#: that and waits.
 WALK_TIMEOUT_S = 5.0
 _REPLENISHED = 0.1
 
@@ -211,9 +212,8 @@ class BlockingRedisBackend:
             try:
                 groups = next(way)
                 while True:
-                    if seconds is None:
-                        deadline = time.monotonic() + max(self._timeout, WALK_TIMEOUT_S)
-                    else:
+                    deadline = None
+                    if seconds is not None:
                         deadline = time.monotonic() + seconds - (self._monotonic() - started)
                     try:
                         replies = self._exchange(groups, deadline)
@@ -228,10 +228,12 @@ class BlockingRedisBackend:
                 if allowance is not None:
                     allowance.spend(self._monotonic() - started)
 
-    def _exchange(self, groups: Exchange, deadline: float) -> Replies:
+    def _exchange(self, groups: Exchange, deadline: float | None) -> Replies:
         return [self._ask(endpoint, commands, deadline) for endpoint, commands in groups]
 
-    def _ask(self, endpoint: Endpoint, commands: Sequence[Command], deadline: float) -> list[Reply]:
+    def _ask(
+        self, endpoint: Endpoint, commands: Sequence[Command], deadline: float | None
+    ) -> list[Reply]:
         breaker = self._breakers.get(endpoint)
         if breaker is None:
             breaker = self._breakers[endpoint] = Breaker(clock=self._monotonic)
@@ -243,8 +245,12 @@ class BlockingRedisBackend:
             )
         if not breaker.allows():
             raise faults.resting(endpoint)
+        connection = self._sockets[endpoint]
+        if deadline is None:
+            patience = max(self._timeout, WALK_TIMEOUT_S) if connection.answered else self._timeout
+            deadline = time.monotonic() + patience
         try:
-            replies = self._sockets[endpoint].exchange(commands, deadline)
+            replies = connection.exchange(commands, deadline)
         except BackendUnavailableError:
             breaker.failed()
             raise

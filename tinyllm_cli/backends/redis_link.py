@@ -27,6 +27,7 @@ _STALL_S = 0.1
 class RedisLink(asyncio.Protocol):
     """A connection whose replies come within `timeout` seconds of the asking, or not at all.
 
+    `timeout` may be changed while nobody waits.
     `on_push` is given the unasked messages of RESP3. `on_lost` is told once why the connection
     ended, None if `close` did it or nobody was waiting.
     """
@@ -43,7 +44,7 @@ class RedisLink(asyncio.Protocol):
         self.endpoint = endpoint
         self.alive = False
         self._loop = asyncio.get_running_loop()
-        self._timeout = timeout
+        self.timeout = timeout
         self._max_unparsed = max_bulk + _SLACK
         self._unparsed = 0
         self._on_push = on_push
@@ -135,7 +136,7 @@ class RedisLink(asyncio.Protocol):
         self._marks.append((self._asked, now))
         if not self._watching:
             self._watching = True
-            self._loop.call_at(now + self._timeout, self._watch, now + self._timeout)
+            self._loop.call_at(now + self.timeout, self._watch, now + self.timeout)
         self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _watch(self, due: float) -> None:
@@ -147,13 +148,13 @@ class RedisLink(asyncio.Protocol):
         if not marks or not self.alive:
             return
         now = self._loop.time()
-        late_at = marks[0][1] + self._timeout
+        late_at = marks[0][1] + self.timeout
         if now >= late_at:
             if now - due < _STALL_S or self._grace_given:
                 self._end(faults.not_in_time(self.endpoint))
                 return
             self._grace_given = True  # we were late ourselves: read what is there, then judge
-            late_at = now + self._timeout / 2
+            late_at = now + self.timeout / 2
         else:
             self._grace_given = False
         self._watching = True

@@ -28,7 +28,8 @@ Greeting = Callable[[], Sequence[Command]]
 class RedisLinks:
     """Connections to the servers behind an address, for the running event loop only.
 
-    `breakers` are kept by the caller, for they outlive a loop. Raises CacheError.
+    `timeout` seconds are for one reply; a server that has answered gets `patience` seconds for the
+    next, where given. `breakers` are kept by the caller, for they outlive a loop. Raises CacheError.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class RedisLinks:
         timeout: float,
         connect_timeout: float,
         max_bulk: int,
+        patience: float | None = None,
         new_breaker: Callable[[], Breaker] = Breaker,
         greeting: Greeting | None = None,
         on_push: Callable[[Any], None] = lambda message: None,
@@ -48,6 +50,7 @@ class RedisLinks:
         self._breakers = breakers
         self._new_breaker = new_breaker
         self._timeout = timeout
+        self._patience = timeout if patience is None else patience
         self._connect_timeout = connect_timeout
         self._max_bulk = max_bulk
         self._greeting = greeting
@@ -122,6 +125,7 @@ class RedisLinks:
         if link is None or not link.alive:
             link = await self._open(endpoint)
         replies = await link.ask_all(commands)
+        link.timeout = self._patience
         if faults.is_resting(replies):
             breaker.failed()
         elif link.alive:

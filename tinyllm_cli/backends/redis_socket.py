@@ -43,6 +43,11 @@ class RedisSocket:
         self._parser = Parser(max_bulk)
         self._used_at = 0.0
 
+    @property
+    def answered(self) -> bool:
+        """Whether the server has ever answered."""
+        return self._used_at > 0.0
+
     def exchange(self, commands: Sequence[Command], deadline: float) -> list[Reply]:
         """Send commands in one write and return their replies."""
         try:
