@@ -672,6 +672,58 @@ def _in_a_shell(bench: Bench, flag: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
+# The doctor; what it finds is in test_doctor.py.
+
+
+@row("doctor", "--json")
+def _(bench: Bench, flag: str) -> None:
+    assert b"sound entries" not in bench.tinyllm("doctor").out
+    assert json.loads(bench.tinyllm("doctor", flag).out)["well"] is True
+
+
+@row("doctor", "--fix")
+def _(bench: Bench, flag: str) -> None:
+    bench.run("What?")
+    bench.tinyllm.snapshot.chmod(0o644)
+    assert b"other users" in bench.tinyllm("doctor").out
+    assert b"mended" in bench.tinyllm("doctor", flag).out
+    assert b"other users" not in bench.tinyllm("doctor").out
+
+
+@row("doctor", "--model", "-m", "--host", "--cache-dir", "--namespace")
+def _(bench: Bench, flag: str) -> None:
+    value = {"--host": bench.ollama.url, "--cache-dir": "elsewhere"}.get(flag, "llama3.2")
+    done = bench.tinyllm("doctor", flag, value)
+    assert done.code in (0, 4)
+    assert value.encode() in done.out and value.encode() not in bench.tinyllm("doctor").out.replace(
+        b"OLLAMA_HOST", b""
+    ).replace(bench.ollama.url.encode(), b"")
+
+
+@row("doctor", "--engine")
+def _(bench: Bench, flag: str) -> None:
+    bench.ollama.stop()
+    assert b"ollama " in bench.tinyllm("doctor").out
+    assert b"ollama    none" not in bench.tinyllm("doctor", flag, "embedded").out
+
+
+@row("doctor", "--backend", "--cache-backend", also=("--redis-url",))
+def _(bench: Bench, flag: str) -> None:
+    spelling = flag if flag != "--redis-url" else "--backend"
+    done = bench.tinyllm("doctor", spelling, "redis", "--redis-url", bench.redis_url())
+    assert (done.code, b"a look-up takes" in done.out) == (0, True)
+    assert b"a look-up takes" not in bench.tinyllm("doctor").out
+
+
+@row("doctor", "--redis-host", "--redis-port")
+def _(bench: Bench, flag: str) -> None:
+    port = bench.redis_url().split(":")[-1].split("/")[0]
+    address = ("--backend", "redis", "--redis-host", "127.0.0.1", "--redis-port", port)
+    assert bench.tinyllm("doctor", *address).code == 0
+    wrong = bench.tinyllm("doctor", *address, flag, "1" if "port" in flag else "127.0.0.2")
+    assert wrong.code == 6
+
+
 # The variables: `env` gives the environment with the setting's own variable set.
 
 Env = Callable[[str], dict[str, str]]

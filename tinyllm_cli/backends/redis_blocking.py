@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..entry import CacheEntry
 from ..errors import BackendUnavailableError, CacheError
@@ -21,6 +21,9 @@ from .redis_vault import Vault
 from .redis_walk import Progress, RedisWalk
 from .redis_work import RedisWork
 from .resp import Command, Reply
+
+if TYPE_CHECKING:
+    from .redis_check import Examination
 
 __all__ = ["CONNECT_SHARE", "DEFAULT_TIMEOUT_S", "WALK_TIMEOUT_S", "BlockingRedisBackend"]
 
@@ -105,6 +108,12 @@ class BlockingRedisBackend:
     def stats_nowait(self) -> StoreStats:
         """Return the team's counters, the number of entries, and what the server itself evicted."""
         return self._run(self._walks.stats())
+
+    def examine_nowait(self) -> Examination:
+        """Return what the server is and what its user may not do; nothing is changed there."""
+        from .redis_check import examine
+
+        return self._run(examine(self._work))
 
     def reset_counters_nowait(self) -> None:
         """Zero the team's counters."""

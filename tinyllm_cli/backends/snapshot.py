@@ -25,7 +25,7 @@ from ..metrics import CacheMetrics
 from . import snapshot_file as files
 from .inventory import Clearance, Filter, ModelTotals, StoreStats
 
-__all__ = ["SCHEMA_VERSION", "Snapshot"]
+__all__ = ["SCHEMA_VERSION", "Snapshot", "check_schema", "sqlite_errors"]
 
 SCHEMA_VERSION = 1
 
@@ -316,6 +316,21 @@ class Snapshot:
 
     # --- life
 
+    def heal(self) -> None:
+        """Look the whole file over; if it is damaged, move it aside and start afresh."""
+
+        def check(db: sqlite3.Connection) -> None:
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise _DamagedError(str(verdict).splitlines()[0][:120])
+
+        self._run(check, _WRITE_WAIT_MS)
+
+    @staticmethod
+    def is_damage(exc: SnapshotError) -> bool:
+        """Say whether an error means that the file is not what was written, so that it is replaced."""
+        return isinstance(exc, _DamagedError)
+
     def changes(self) -> tuple[int, int]:
         """Return a value that differs from the last one if another connection wrote since."""
 
@@ -368,7 +383,7 @@ class Snapshot:
         # who has waited in vain once does not wait for the same lock at every step of a command
         wait = 0 if wait_ms in self._waited_in_vain else wait_ms
         try:
-            with _sqlite_errors(self.path):
+            with sqlite_errors(self.path):
                 db = self._connection(wait)
                 db.execute(f"PRAGMA busy_timeout = {wait}")
                 result = operation(db)
@@ -395,7 +410,7 @@ class Snapshot:
             found = self.path.lstat()
             self._opened = (found.st_dev, found.st_ino)
             _configure(db)
-            _check_schema(db, self.path)
+            check_schema(db, self.path)
         except BaseException:
             db.close()
             raise
@@ -524,7 +539,7 @@ def _configure(db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA {pragma}")
 
 
-def _check_schema(db: sqlite3.Connection, path: Path) -> None:
+def check_schema(db: sqlite3.Connection, path: Path) -> None:
     """Create the tables in a fresh file; refuse a newer file; raise _DamagedError for any other."""
     version, found = _schema(db)
     if not found and version == 0:
@@ -594,7 +609,7 @@ def _give_back_pages(db: sqlite3.Connection) -> None:
 
 
 @contextlib.contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
+def sqlite_errors(path: Path) -> Iterator[None]:
     """Translate what SQLite and the file system raise, most telling first."""
     try:
         yield

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from ..errors import SnapshotError
 
-__all__ = ["create_file", "move_aside", "refuse_unsafe", "set_aside_files", "wipe"]
+__all__ = ["SIDECARS", "create_file", "move_aside", "refuse_unsafe", "set_aside_files", "wipe"]
 
 _KEEP_ASIDE = 2
-_SIDECARS = ("-journal", "-wal", "-shm")
+SIDECARS = ("-journal", "-wal", "-shm")
 _WIPE_BLOCK = 1 << 20
 
 
@@ -84,13 +84,13 @@ def move_aside(path: Path, opened: tuple[int, int] | None) -> Path | None:
         return None
     aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
     # the journal first: a fresh file beside a stale journal would be "rolled back" into damage
-    for suffix in _SIDECARS:
+    for suffix in SIDECARS:
         with contextlib.suppress(FileNotFoundError):
             os.replace(f"{path}{suffix}", f"{aside}{suffix}")
     os.replace(path, aside)
-    kept = [found for found in set_aside_files(path) if not found.name.endswith(_SIDECARS)]
+    kept = [found for found in set_aside_files(path) if not found.name.endswith(SIDECARS)]
     for old in kept[:-_KEEP_ASIDE]:
-        for suffix in ("", *_SIDECARS):
+        for suffix in ("", *SIDECARS):
             with contextlib.suppress(FileNotFoundError):
                 wipe(Path(f"{old}{suffix}"))
     return aside

@@ -304,3 +304,37 @@ def cache_explain(
             },
         )
     )
+
+
+@app.command()
+def doctor(
+    fix: Annotated[
+        bool,
+        typer.Option("--fix", help="Mend what can be mended: modes, bad entries, a damaged file."),
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    model: o.Model = None,
+    engine: o.Engine = None,
+    host: o.Host = None,
+    backend: o.Backend = None,
+    cache_dir: o.CacheDir = None,
+    redis_url: o.RedisUrl = None,
+    redis_host: o.RedisHost = None,
+    redis_port: o.RedisPort = None,
+    namespace: o.Namespace = None,
+) -> int:
+    """Check this installation: settings, snapshot, model, Redis."""
+    from .doctor import execute
+
+    flags = {
+        "model": model,
+        "engine": engine,
+        "host": host,
+        "cache_backend": backend,
+        "cache_dir": cache_dir,
+        "redis_url": redis_url,
+        "redis_host": redis_host,
+        "redis_port": redis_port,
+        "namespace": namespace,
+    }
+    return execute(flags, fix=fix, json_output=json_output)

@@ -22,7 +22,14 @@ from rich.text import Text
 from ..ollama.client import PullProgress
 from .terminal import inert
 
-__all__ = ["key_progress", "pull_progress", "spinner", "table_printer", "write_thinking"]
+__all__ = [
+    "finding_printer",
+    "key_progress",
+    "pull_progress",
+    "spinner",
+    "table_printer",
+    "write_thinking",
+]
 
 
 def _console(*, stderr: bool) -> Console:
@@ -80,6 +87,20 @@ def key_progress(verb: str) -> Iterator[Callable[[int, int | None], None]]:
             progress.update(task, total=total, completed=seen)
 
         yield show
+
+
+def finding_printer() -> Callable[[str, str, str], None]:
+    """Return a function that prints a state, what it is of and what was found, one line each."""
+    console = _console(stderr=False)
+    styles = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+
+    def show(state: str, name: str, text: str) -> None:
+        line = Text(f"{state:<8}", style=styles.get(state, "dim"))
+        line.append(inert(f" {name:<9} {text}").replace("\n", " "), style="default")
+        console.print(line, soft_wrap=True)
+        sys.stdout.flush()
+
+    return show
 
 
 def write_thinking(text: str) -> None:

@@ -34,7 +34,7 @@ __all__ = [
     "say_age",
 ]
 
-_COMMANDS = ("run", "pull", "cache-stats", "cache-clear", "cache-explain")
+_COMMANDS = ("run", "pull", "cache-stats", "cache-clear", "cache-explain", "doctor")
 _THINK_LEVELS = ("low", "medium", "high", "max")
 
 

@@ -17,6 +17,7 @@ from ..policy import Freshness
 from .terminal import say
 
 if TYPE_CHECKING:
+    from ..backends.redis_blocking import BlockingRedisBackend
     from ..backends.redis_url import RedisAddress
     from ..embedded.client import EmbeddedClient
 
@@ -28,6 +29,7 @@ __all__ = [
     "open_cache",
     "open_client",
     "redis_address",
+    "shared_backend",
     "start_logging",
 ]
 
@@ -157,13 +159,12 @@ def redis_address(settings: config.Settings) -> RedisAddress:
     return address.with_tls_files(*(None if path is None else str(path) for path in files))
 
 
-def _open_shared(
-    settings: config.Settings, local: InMemoryBackend, voice: StoreVoice
-) -> CacheBackend:
+def shared_backend(settings: config.Settings) -> BlockingRedisBackend:
+    """Return the Redis the settings name; it connects on its first use."""
     from ..backends.redis_blocking import BlockingRedisBackend
     from ..backends.redis_vault import Vault
 
-    shared = BlockingRedisBackend(
+    return BlockingRedisBackend(
         redis_address(settings),
         # the question goes to the team only if the user says so; kept in one's own file by default
         Vault(
@@ -175,6 +176,12 @@ def _open_shared(
         timeout=_seconds(settings, "redis_timeout"),
         grace=max(settings.stale_while_revalidate, settings.stale_if_error),
     )
+
+
+def _open_shared(
+    settings: config.Settings, local: InMemoryBackend, voice: StoreVoice
+) -> CacheBackend:
+    shared = shared_backend(settings)
     if settings.cache_backend == "redis":
         return shared
     from ..backends.tiered_blocking import BlockingTieredBackend

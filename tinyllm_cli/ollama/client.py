@@ -142,7 +142,7 @@ class OllamaClient:
     async def model_digest(self, model: str) -> str | None:
         """Return the digest of an installed model, 64 hex digits; None where it cannot be told.
 
-        It cannot where the server does not answer within two seconds, does not have the model or
+        It cannot where the server does not answer within five seconds, does not have the model or
         runs it elsewhere. Never raises a TinyLLMError.
         """
         wanted = canonical_model(model)
