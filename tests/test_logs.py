@@ -66,6 +66,14 @@ def test_a_failure_of_the_store_is_an_error_by_class_and_reason(
     assert record.getMessage() == "cache_get_error error=SnapshotError reason=the disk is full"
 
 
+def test_a_failure_goes_by_a_name_that_can_be_looked_up(lines: pytest.LogCaptureFixture) -> None:
+    class _DiskRefusedError(SnapshotError):
+        pass
+
+    logs.error("cache_set_error", _DiskRefusedError("no space"))
+    assert lines.records[-1].getMessage() == "cache_set_error error=SnapshotError reason=no space"
+
+
 def test_who_wants_no_debug_lines_gets_none(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "tinyllm_cli"):
         assert not logs.listening()

@@ -33,7 +33,7 @@ def error(event: str, exc: BaseException) -> None:
     """Log a failure of the store by its class and reason."""
     logger = _logger or _find_logger()
     if logger is not None:
-        logger.error(_line(event, "", {"error": type(exc).__name__, "reason": str(exc)}))
+        logger.error(_line(event, "", {"error": _public_name(exc), "reason": str(exc)}))
 
 
 def _find_logger() -> Any:
@@ -50,3 +50,9 @@ def _line(event: str, key: str, fields: dict[str, Any]) -> str:
     if key:
         fields = {"key": key[:12], **fields}
     return " ".join((event, *(f"{name}={value}" for name, value in fields.items())))
+
+
+def _public_name(exc: BaseException) -> str:
+    """Return the name of the first class that a user can look up."""
+    names = (kind.__name__ for kind in type(exc).__mro__)
+    return next(name for name in names if not name.startswith("_"))
