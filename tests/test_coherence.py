@@ -103,6 +103,18 @@ async def test_a_model_that_changes_between_runs_answers_anew_after_the_bound(
 
 
 @in_loop
+async def test_a_digest_seen_under_a_clock_that_was_ahead_is_checked_at_once(
+    ollama: FakeOllama, time: Time, path: Path
+) -> None:
+    time.advance(3600)
+    old = await ask_once(ollama, time, path)
+    ollama.repull(MODEL, "w2")
+    time.advance(-3600)
+    assert await ask_once(ollama, time, path) == old  # and the check behind it finds the new model
+    assert await ask_once(ollama, time, path) != old
+
+
+@in_loop
 async def test_a_long_running_program_learns_it_too(ollama: FakeOllama, time: Time) -> None:
     client = client_of(ollama, ttl=None, clock=time.wall, monotonic=time.own)
     old = await ask(client)

@@ -319,7 +319,8 @@ class ResponseCache:
         """Return how many seconds ago a model's digest was last seen, None if it never was."""
         with self._reading:
             seen_at = self._digests.digest_seen_at(host, model)
-            return None if seen_at is None else max(0.0, self._clock() - seen_at)
+            # a time still to come was noted under another clock: the further off, the less it says
+            return None if seen_at is None else abs(self._clock() - seen_at)
         return None
 
     def remember_digest(self, host: str, model: str, digest: str) -> None:
