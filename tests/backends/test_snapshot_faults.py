@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -54,10 +56,10 @@ def filled(path: Path) -> Path:
 class Watched:
     """A backend on a file, and the notices it gave."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_entries: int = 1000) -> None:
         self.path = path
         self.notices: list[str] = []
-        self.backend = InMemoryBackend(snapshot=path, notice=self.notices.append)
+        self.backend = InMemoryBackend(max_entries, snapshot=path, notice=self.notices.append)
 
     def answers(self) -> dict[str, str]:
         """Return what it answers to each name; an answer that is not the right one fails."""
@@ -160,6 +162,81 @@ def test_a_damaged_file_is_moved_aside_and_the_same_run_goes_on(filled: Path, na
     assert again.notices == []
     assert again.aside() == [aside]
     again.close()
+
+
+def overwrite_column(path: Path, table: str, column: str, value: str) -> None:
+    """Put a value everywhere in a column, one the constraints would not let in as well."""
+    db = sqlite3.connect(path)
+    ((schema,),) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchall()
+    for sql_text in (schema.replace(" NOT NULL", ""), schema):
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (sql_text, table))
+        db.commit()
+        db.close()
+        db = sqlite3.connect(path)
+        if sql_text != schema:
+            db.execute(f"UPDATE OR REPLACE {table} SET {column} = {value}")
+            db.commit()
+    db.close()
+
+
+def ask_everything(watched: Watched) -> None:
+    """Ask a backend all that it can be asked; no kind of error but the cache's own gets out."""
+    backend, snapshot = watched.backend, watched.backend.snapshot
+    assert snapshot is not None
+
+    def stats() -> None:
+        made = backend.stats_nowait()
+        amounts = [made.oldest or 0.0, made.newest or 0.0]
+        for row in made.models:
+            amounts += [row.entries, row.bytes, *row.metrics.to_dict().values()]
+        assert all(0 <= amount < math.inf for amount in amounts)
+
+    for ask in (
+        watched.answers,
+        stats,
+        lambda: list(backend.entries()),
+        lambda: backend.known_digest("host", "model"),
+        lambda: backend.digest_seen_at("host", "model"),
+        lambda: snapshot.was_evicted(key_of("gone")),
+        lambda: snapshot.lease(key_of("1"), "token", "somebody 1 "),
+        lambda: snapshot.beat(key_of("1"), "token"),
+        lambda: snapshot.release(key_of("1"), "token", "note"),
+        lambda: backend.count("llama3.2:latest", CacheMetrics(hits=1)),
+        lambda: backend.remember_digest("host", "model", "other", NOW),
+        lambda: backend.clear_nowait(Filter(), dry_run=True),
+        lambda: backend.clear_nowait(Filter(model="llama3.2:latest")),
+        watched.works,
+        backend.reset_counters_nowait,
+        backend.close_nowait,
+    ):
+        with contextlib.suppress(CacheError):
+            ask()
+
+
+@pytest.mark.parametrize("value", ["NULL", "'text'", "x'00ff'", "-1", "9e999", "1 << 62"])
+@pytest.mark.parametrize("table", OUR_TABLES)
+@pytest.mark.parametrize("room", [len(NAMES) // 2, 1000], ids=["full", "with room"])
+def test_a_value_of_another_kind_in_any_column_is_survived(
+    filled: Path, table: str, value: str, room: int
+) -> None:
+    sql(filled, f"INSERT INTO leases VALUES ('{key_of('1')}', 'somebody', 1, '')")
+    sql(filled, f"INSERT INTO evicted VALUES ('{key_of('gone')}', 5)")
+    sound = filled.read_bytes()
+    db = sqlite3.connect(filled)
+    columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+    db.close()
+    assert len(columns) > 1
+    for column in columns:
+        filled.write_bytes(sound)
+        overwrite_column(filled, table, column, value)
+        watched = Watched(filled, max_entries=room)
+        ask_everything(watched)
+        again = Watched(filled)
+        assert again.works()
+        again.close()
+        for left in filled.parent.iterdir():
+            left.unlink()
 
 
 @pytest.mark.parametrize("length", [0, 1])

@@ -8,6 +8,7 @@ safe, and what a power cut can damage is caught by the digest each entry carries
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
 import sys
@@ -199,7 +200,9 @@ class Snapshot:
             if not rows:
                 return
             before = rows[-1][0]
-            yield from ((key, body) for _, key, body in rows)
+            for _, key, body in rows:
+                if isinstance(key, str) and isinstance(body, bytes):  # else it is met by its key
+                    yield key, body
 
     def was_evicted(self, key: str) -> bool:
         """Say whether an entry went for room lately."""
@@ -233,7 +236,9 @@ class Snapshot:
             oldest, newest = db.execute(
                 "SELECT (SELECT min(created_at) FROM entries), (SELECT max(created_at) FROM entries)"
             ).fetchone()
-            if not all(isinstance(number, (int, float)) for row in rows for number in row[1:]):
+            numbers = [number for row in rows for number in row[1:]]
+            times = [time for time in (oldest, newest) if time is not None]
+            if not all(_is_amount(number) for number in numbers + times):
                 raise _DamagedError("its totals are not numbers")
             models = tuple(
                 ModelTotals(row[0], row[1], row[2], CacheMetrics(*row[3:])) for row in rows
@@ -260,6 +265,8 @@ class Snapshot:
             row: tuple[str, float] | None = db.execute(
                 "SELECT digest, checked_at FROM digests WHERE host = ? AND model = ?", (host, model)
             ).fetchone()
+            if row is not None and not (isinstance(row[0], str) and _is_amount(row[1])):
+                raise _DamagedError("its digests are not text")
             return row
 
         return self._read(read)
@@ -458,6 +465,8 @@ class Snapshot:
             ).fetchall()
             if not rows:
                 break
+            if not all(isinstance(row[3], int) for row in rows):
+                raise _DamagedError("its sizes are not whole numbers")
             for rowid, key, model, size, rank in rows:
                 db.execute("DELETE FROM entries WHERE rowid = ?", (rowid,))
                 noted = db.execute(_NOTE_EVICTED, (key, rank)).lastrowid or 0
@@ -472,6 +481,8 @@ class Snapshot:
     def _overhang(self, db: sqlite3.Connection) -> int:
         """How many entries to drop next: 0 when all bounds hold."""
         entries, size = db.execute("SELECT sum(entries), sum(bytes) FROM totals").fetchone()
+        if not isinstance(entries, int) or not isinstance(size, int):
+            raise _DamagedError("its totals are not whole numbers")
         if entries > self.max_entries:
             return int(entries - self.max_entries)
         if size > self.max_bytes:
@@ -597,9 +608,16 @@ def _in_transaction(
 def _sizes(
     db: sqlite3.Connection, condition: str, values: list[str | float]
 ) -> list[tuple[str, int, int]]:
-    return db.execute(
+    rows = db.execute(
         f"SELECT model, count(*), sum(size) FROM entries WHERE {condition} GROUP BY model", values
     ).fetchall()
+    if not all(isinstance(size, int) for _, _, size in rows):
+        raise _DamagedError("its sizes are not whole numbers")
+    return rows
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < math.inf
 
 
 def _give_back_pages(db: sqlite3.Connection) -> None:
