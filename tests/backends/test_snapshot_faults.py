@@ -694,6 +694,25 @@ def test_a_file_locked_by_another_process_is_waited_for_briefly(filled: Path) ->
         watched.close()
 
 
+def test_a_lock_met_by_a_lookup_does_not_hold_the_question_up_again(filled: Path) -> None:
+    """Before the answer it costs one short wait; the long one is spent behind it, on storing."""
+    watched = Watched(filled)
+    backend, snapshot = watched.backend, watched.backend.snapshot
+    assert snapshot is not None
+    holder = start(HOLD, filled)
+    assert holder.stdout is not None and holder.stdin is not None
+    assert holder.stdout.readline() == "held\n"
+    assert 0.2 <= seconds_of(lambda: backend.lookup(key_of("new"))) < 0.75
+    assert seconds_of(lambda: backend.remember_digest("host", "model", "other", NOW)) < 0.2
+    assert seconds_of(lambda: snapshot.lease(key_of("new"), "token", None)) < 0.2
+    assert 0.9 <= seconds_of(lambda: backend.set_nowait(key_of("new"), entry("new"))) < 2.5
+    holder.stdin.write("\n")
+    finish(holder)
+    assert watched.works()
+    assert backend.known_digest("host", "model") == "digest"
+    watched.close()
+
+
 KILLED = """
 import random, signal
 path, kills = sys.argv[1], int(sys.argv[2])

@@ -278,7 +278,8 @@ class Snapshot:
                 "INSERT INTO digests VALUES (?, ?, ?, ?) ON CONFLICT (host, model) "
                 "DO UPDATE SET digest = excluded.digest, checked_at = excluded.checked_at",
                 (host, model, digest, checked_at),
-            )
+            ),
+            before_answer=True,
         )
 
     # --- whose turn it is to ask
@@ -305,7 +306,7 @@ class Snapshot:
             return None
 
         found = self._read(mark)  # most calls are somebody's waiting, which must not take locks
-        return self._write(take) if found in (None, stale) else found
+        return self._write(take, before_answer=True) if found in (None, stale) else found
 
     def beat(self, key: str, token: str) -> None:
         """Change the mark of a lease that is still `token`'s."""
@@ -364,7 +365,9 @@ class Snapshot:
     def _read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         return self._run(operation, _READ_WAIT_MS)
 
-    def _write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    def _write(
+        self, operation: Callable[[sqlite3.Connection], T], *, before_answer: bool = False
+    ) -> T:
         with self._lock:
             if self._readable_only is not None:
                 failed, at = self._readable_only
@@ -372,7 +375,10 @@ class Snapshot:
                     raise failed  # a full or read-only disk is not asked again for every answer
                 self._readable_only = None
             try:
-                return self._run(_in_transaction(operation), _WRITE_WAIT_MS)
+                # what only helps the next asker does not make this one wait a second time
+                hurried = before_answer and bool(self._waited_in_vain)
+                wait_ms = _READ_WAIT_MS if hurried else _WRITE_WAIT_MS
+                return self._run(_in_transaction(operation), wait_ms)
             except _DiskRefusedError as exc:
                 self._readable_only = (exc, time.monotonic())
                 raise
