@@ -2,7 +2,8 @@
 
     <prefix>v1:<namespace>:<64 digits>       an entry: the envelope of codec.py
     <prefix>stats:v1:<namespace>             the team's counters, one hash
-    <prefix>lease:v1:<namespace>:<64 digits> who is asking the model just now
+    <prefix>lease:v1:<namespace>:<64 digits> who is asking the model just now; with :<16 digits> more,
+                                             who takes over from one that died
 
 With a secret the digits are an HMAC of the key, so names tell nothing and cannot be guessed, and an
 entry is preceded by a MAC over its name, key and bytes, checked before anything is read from it.
@@ -80,6 +81,10 @@ class Vault:
     def lease_name(self, key: str) -> bytes:
         """Return the name of the lease of a key."""
         return self._leases + self._digits(key)
+
+    def takeover_name(self, key: str, mark: str) -> bytes:
+        """Return the name under which one asker claims the lease of a dead holder by its last mark."""
+        return self.lease_name(key) + b":" + sha256_hex(mark.encode())[:16].encode()
 
     def is_entry(self, name: bytes) -> bool:
         """Say whether a name is one that `name` can give in this namespace."""
