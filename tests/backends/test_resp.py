@@ -71,6 +71,7 @@ def test_an_error_is_a_reply_like_any_other() -> None:
         b"$3\r\nabcdef\r\n",
         b"*99999999\r\n",
         b":12x\r\n",
+        b",1x\r\n",
         b"*1\r\n" * 200_000,
         b"+" + b"x" * 100_000,
     ],

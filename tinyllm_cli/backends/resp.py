@@ -112,7 +112,7 @@ class Parser:
             case b"#":
                 return rest == b"t"
             case b",":
-                return float(rest) if len(rest) < 64 else 0.0
+                return _double(rest)
             case b"(":
                 return rest
         raise ProtocolError(f"a reply begins with {bytes(kind)!r}")
@@ -167,6 +167,13 @@ def _integer(digits: bytes) -> int:
     if not digits[sign:].isdigit() or len(digits) > 20:
         raise ProtocolError("a number of a reply is none")
     return int(digits)
+
+
+def _double(digits: bytes) -> float:
+    try:
+        return float(digits[:64])
+    except ValueError as exc:
+        raise ProtocolError("a number of a reply is none") from exc
 
 
 def _length(digits: bytes, limit: int) -> int:
