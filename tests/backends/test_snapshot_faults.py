@@ -404,7 +404,7 @@ def test_a_body_of_another_kind_is_removed_and_not_served(watched: Watched, kind
 
 
 def test_a_stale_journal_of_another_file_is_harmless(filled: Path, tmp_path: Path) -> None:
-    """As faults.md has it: whatever is read passes its digest, else the file is moved aside."""
+    """Whatever is read passes its digest, else the file is moved aside."""
     other = tmp_path / "other.sqlite3"
     db = sqlite3.connect(other, isolation_level=None)
     db.executescript("PRAGMA journal_mode=TRUNCATE; CREATE TABLE t (x); BEGIN")

@@ -10,24 +10,6 @@ from tests.cli.outcome import stored
 from tests.conftest import Finished, Tinyllm
 from tests.fake_ollama import FakeOllama
 
-PROCESSES = 16
-PROMPTS = [f"What is {number}?" for number in range(48)]
-
-
-def test_sixteen_processes_lose_nothing(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
-    with ThreadPoolExecutor(PROCESSES) as pool:
-        misses = [*pool.map(lambda prompt: tinyllm("run", prompt), PROMPTS)]
-        assert {(done.code, done.err) for done in misses} == {(0, b"")}
-        assert ollama.generations == len(PROMPTS) == len({done.out for done in misses})
-        assert stored(tinyllm.snapshot) == len(PROMPTS)
-        hits = [*pool.map(lambda prompt: tinyllm("run", prompt), PROMPTS[::3])]
-    assert [done.out for done in hits] == [done.out for done in misses[::3]]
-    assert {done.err for done in hits} == {b""}
-    figures = _figures(tinyllm)
-    assert [figures[name] for name in ("hits", "misses", "sets", "entries")] == [16, 48, 48, 48]
-    assert (figures["errors"], figures["evictions"]) == (0, 0)
-    assert ollama.generations == len(PROMPTS)
-
 
 def test_the_same_question_at_once(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     """However often the model is asked, everybody gets one and the same answer, and it is kept once."""

@@ -73,9 +73,20 @@ def run_until_signal(work: Coroutine[Any, Any, int]) -> int:
         return await task
 
     try:
-        return asyncio.run(guarded())
+        with _runner(work) as runner:
+            return runner.run(guarded())
     except asyncio.CancelledError:
         return received[0] if received else ExitCode.INTERRUPTED
+
+
+def _runner(work: Coroutine[Any, Any, int]) -> asyncio.Runner:
+    runner = asyncio.Runner()
+    try:
+        runner.get_loop()
+    except OSError:  # too many open files; work that never began would complain when it is dropped
+        work.close()
+        raise
+    return runner
 
 
 async def _ask_and_close(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
-from ..errors import OutputError, TinyLLMError
+from ..errors import OllamaUnavailableError, OutputError, TinyLLMError
 from .exit_codes import ExitCode, exit_code, hint
 from .terminal import BrokenOutput, abandon_stdout, output_error, say
 
 __all__ = ["report", "run_app"]
+
+_NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def run_app(arguments: list[str] | None = None) -> int:
@@ -27,11 +30,17 @@ def run_app(arguments: list[str] | None = None) -> int:
         return ExitCode.BROKEN_PIPE
     except OSError as exc:  # of a stream: files and sockets have their own errors by now
         abandon_stdout()
-        return report(output_error(exc))
+        return report(_too_many_files() if exc.errno in _NO_MORE_FILES else output_error(exc))
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Exception as exc:  # noqa: BLE001 - the last border: a bug of ours is still one line
         return _bug(exc)
+
+
+def _too_many_files() -> TinyLLMError:
+    return OllamaUnavailableError(
+        "too many open files", hint="raise the limit of open files: ulimit -n"
+    )
 
 
 def report(exc: TinyLLMError) -> int:
