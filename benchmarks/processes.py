@@ -110,6 +110,9 @@ class _Instant(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        if self.path.startswith("/answer"):
+            self._send(b"An answer.", "text/plain")
+            return
         self._send(b'{"models":[{"name":"qwen2.5:0.5b","digest":"%s"}]}' % (b"0" * 64))
 
     def do_POST(self) -> None:
@@ -126,6 +129,7 @@ class _Instant(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "max-age=3600")
         self.end_headers()
         self.wfile.write(body)
 

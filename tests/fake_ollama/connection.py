@@ -118,7 +118,9 @@ class Connection:
             body = await self._chunked()
         else:
             body = await self._exactly(int(headers.get("content-length", 0)))
-        return Logged(method, target.partition("?")[0], headers, body, target)
+        port = self._writer.get_extra_info("peername")[1]
+        path = target.partition("?")[0]
+        return Logged(method, path, headers, body, target, client_port=port)
 
     async def _chunked(self) -> bytes:
         body = bytearray()

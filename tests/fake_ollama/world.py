@@ -32,6 +32,7 @@ class Logged:
     """Packets of a streamed body so far: one per line, unless a fault cuts or packs them."""
     finished: bool = False
     client_closed: bool = False
+    client_port: int = 0
 
     def json(self) -> Any:
         return json.loads(self.body)
