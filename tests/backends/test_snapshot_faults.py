@@ -130,6 +130,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     ),
     "a version that never was": lambda path: sql(path, "PRAGMA user_version = -5"),
     "an older version": lambda path: sql(path, "PRAGMA user_version = 0"),
+    "a newer version of the same tables": lambda path: sql(path, "PRAGMA user_version = 65537"),
     "text that is not UTF-8": lambda path: sql(
         path, "UPDATE totals SET model = CAST(x'ff' AS TEXT)"
     ),

@@ -140,7 +140,7 @@ def _is_a_link(tinyllm: Tinyllm) -> None:
 def _is_newer(tinyllm: Tinyllm) -> None:
     tinyllm("run", "What?")
     database = sqlite3.connect(tinyllm.snapshot)
-    database.execute("PRAGMA user_version = 99")
+    database.executescript("PRAGMA user_version = 99; CREATE TABLE future (x)")
     database.close()
 
 

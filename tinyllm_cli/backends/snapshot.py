@@ -565,7 +565,8 @@ def check_schema(db: sqlite3.Connection, path: Path) -> None:
         db.execute(f"PRAGMA busy_timeout = {_WRITE_WAIT_MS}")  # many may start at once
         _in_transaction(_create_schema)(db)
         version, found = _schema(db)
-    if version > SCHEMA_VERSION:
+    # a release that changes the version changes the tables: a version alone is a bit that flipped
+    if version > SCHEMA_VERSION and found != _SCHEMA:
         raise SnapshotError(
             f"{path.name} was written by a newer tinyllm",
             hint="upgrade tinyllm, or set TINYLLM_CACHE_DIR to another directory",
