@@ -136,12 +136,3 @@ def test_the_cache_is_where_the_desktop_says(tinyllm: Tinyllm) -> None:
         assert stored(xdg / "tinyllm" / "snapshot-v1.sqlite3") == 1
     else:
         assert stored(Path(path)) == 1
-
-
-def test_a_proxy_in_the_environment_is_not_asked_about_this_machine(
-    tinyllm: Tinyllm, ollama: FakeOllama
-) -> None:
-    proxy = "http://127.0.0.1:1"
-    names = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")
-    assert tinyllm("run", "What?", environ=dict.fromkeys(names, proxy)).code == 0
-    assert ollama.generations == 1
