@@ -26,6 +26,7 @@ def create_file(path: Path) -> bool:
 
     Raises SnapshotError where the directory or file cannot be made or must not be used.
     """
+    _refuse_home_of_others(path.parent)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError as exc:
@@ -45,6 +46,20 @@ def create_file(path: Path) -> bool:
     except OSError as exc:
         raise SnapshotError(f"cannot create {path}: {exc.strerror}", hint=_ELSEWHERE) from exc
     return True
+
+
+def _refuse_home_of_others(folder: Path) -> None:
+    """Make no directory in one of another user's: under sudo it would be root's in their home."""
+    if not hasattr(os, "geteuid") or os.path.lexists(folder):
+        return
+    for above in folder.absolute().parents:
+        try:
+            owner = above.stat().st_uid
+        except OSError:
+            continue  # it has to be made as well
+        if owner not in (os.geteuid(), 0):
+            raise SnapshotError(f"{above} belongs to another user", hint=_ELSEWHERE)
+        return
 
 
 def refuse_unsafe(path: Path) -> bool:
