@@ -79,69 +79,6 @@ def test_a_newline_at_the_end_of_the_input_asks_the_same(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "stdin"),
-    [
-        ([], None),
-        ([], b""),
-        ([""], None),
-        (["  \n\t "], None),
-        ([], b" \n"),
-        (["-f", "empty"], None),
-    ],
-    ids=repr,
-)
-def test_nothing_to_ask_is_a_usage_error(
-    tinyllm: Tinyllm, ollama: FakeOllama, arguments: list[str], stdin: bytes | None
-) -> None:
-    (tinyllm.home / "empty").write_text("\n")
-    assert_failed(tinyllm("run", *arguments, stdin=stdin), 2, "the prompt is empty")
-    assert ollama.log == []
-
-
-@pytest.mark.parametrize(
-    ("stdin", "words"),
-    [
-        (b"caf\xe9", "byte 4"),
-        (b"\xff\xfeh\x00i\x00", "byte 1"),
-        (b"lone \xed\xa0\x80", "byte 6"),
-        (b"overlong \xc0\xaf", "byte 10"),
-    ],
-)
-def test_input_that_is_not_utf8_is_refused_with_its_place(
-    tinyllm: Tinyllm, ollama: FakeOllama, stdin: bytes, words: str
-) -> None:
-    assert_failed(tinyllm("run", stdin=stdin), 2, "standard input is not UTF-8", words)
-    path = tinyllm.home / "prompt.txt"
-    path.write_bytes(stdin)
-    assert_failed(tinyllm("run", "-f", "prompt.txt"), 2, "prompt.txt is not UTF-8", words)
-    assert ollama.log == []
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        (b"\xff\xfe",),
-        ("What?", "-s", b"\xff"),
-        ("What?", "-m", b"\xff"),
-        ("What?", "-o", b"stop=\xff"),
-        ("What?", "-o", r'stop="\ud800"'),
-        ("What?", "--namespace", b"\xff"),
-        ("What?", "-f", b"\xff"),
-    ],
-    ids=repr,
-)
-def test_an_argument_that_is_not_text_is_refused(
-    tinyllm: Tinyllm, ollama: FakeOllama, arguments: tuple[str | bytes, ...]
-) -> None:
-    assert_failed(tinyllm("run", *arguments), 2)
-    assert ollama.log == []
-
-
-def test_a_prompt_that_looks_like_an_option_is_told_the_way_out(tinyllm: Tinyllm) -> None:
-    assert_failed(tinyllm("run", "-x marks the spot"), 2, "-x", "goes after --")
-
-
-@pytest.mark.parametrize(
     ("name", "reason"),
     [("missing.txt", "No such file"), (".", "Is a directory"), ("a\x1b[31m.txt", "a␛[31m.txt")],
 )
@@ -149,27 +86,6 @@ def test_a_file_that_cannot_be_read_is_named(tinyllm: Tinyllm, name: str, reason
     assert_failed(tinyllm("run", "-f", name), 2, reason)
     assert_failed(tinyllm("run", "x", "--image", name), 2, reason)
     assert_failed(tinyllm("run", "x", "--format", name), 2, reason)
-
-
-def test_a_prompt_of_five_megabytes(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
-    text = "0123456789abcdé\n" * (5 * 2**20 // 17)
-    done = tinyllm("run", "What?", stdin=text.encode())
-    assert done.code == 0
-    assert asked(ollama) == text.removesuffix("\n") + "\n\nWhat?"
-    assert tinyllm("run", "What?", stdin=text.encode()).out == done.out
-    assert ollama.generations == 1
-
-
-def test_a_prompt_without_an_end_is_cut_off(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
-    done = in_shell(tinyllm, 'yes 0123456789abcdef | "$@"', "run", "What?")
-    assert_failed(done, 2, "larger than 64 MiB")
-    assert ollama.log == []
-
-
-def test_closed_input_is_empty_input(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
-    assert in_shell(tinyllm, '"$@" <&-', "run", "What?").code == 0
-    assert asked(ollama) == "What?"
-    assert in_shell(tinyllm, '"$@" <&-', "run", "-f", "-").code == 2
 
 
 def test_input_that_cannot_be_read_is_a_usage_error(tinyllm: Tinyllm) -> None:

@@ -64,7 +64,7 @@ def test_every_setting_is_in_the_table() -> None:
         for value in values
     ],
 )
-def test_nonsense_in_a_variable_is_a_usage_error_that_names_it(
+def test_c14_nonsense_in_a_variable_is_named(
     tinyllm: Tinyllm, ollama: FakeOllama, name: str, value: str
 ) -> None:
     environ = {variable(name): value}
@@ -76,14 +76,14 @@ def test_nonsense_in_a_variable_is_a_usage_error_that_names_it(
     assert ollama.log == []
 
 
-def test_an_empty_variable_is_one_that_is_not_set(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
+def test_c14_an_empty_variable_is_one_that_is_not_set(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     names = {name for name in SETTINGS if name != "host"}
     done = tinyllm("run", "What?", environ={variable(name): "" for name in names})
     assert (done.code, done.err) == (0, b"")
     assert ollama.requests("/api/generate")[-1].json()["model"] == "qwen2.5:0.5b"
 
 
-def test_a_very_long_variable_is_cut_in_the_complaint(tinyllm: Tinyllm) -> None:
+def test_c14_a_very_long_variable_is_cut(tinyllm: Tinyllm) -> None:
     for name in ("cache_ttl", "cache_backend", "host", "cache_max_bytes"):
         done = tinyllm("run", "What?", environ={variable(name): "x" * 100_000})
         assert_failed(done, 2, variable(name))
@@ -107,9 +107,7 @@ def test_a_very_long_variable_is_cut_in_the_complaint(tinyllm: Tinyllm) -> None:
     ],
     ids=["cut", "UTF-16", "TTL", "negative", "list", "table", "deep", "large"],
 )
-def test_a_config_file_that_makes_no_sense_is_named(
-    tinyllm: Tinyllm, text: bytes, words: str
-) -> None:
+def test_c14_a_config_file_that_makes_no_sense(tinyllm: Tinyllm, text: bytes, words: str) -> None:
     tinyllm.config_dir.mkdir()
     config = tinyllm.config_dir / "config.toml"
     config.write_bytes(text)
@@ -117,7 +115,7 @@ def test_a_config_file_that_makes_no_sense_is_named(
     assert tinyllm("--help").code == 0
 
 
-def test_a_directory_where_the_config_file_should_be(tinyllm: Tinyllm) -> None:
+def test_c14_a_directory_where_the_config_file_should_be(tinyllm: Tinyllm) -> None:
     (tinyllm.config_dir / "config.toml").mkdir(parents=True)
     assert_failed(tinyllm("run", "What?"), 2, "config.toml")
 

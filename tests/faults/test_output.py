@@ -32,39 +32,37 @@ EXACT = "tab\there \x1b[31m \x85 \u2028 \u2029 \x0b\x0c\x1c \r\n \x00 naïve 日
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_closed_output_is_an_exit_code(tinyllm: Tinyllm, command: tuple[str, ...]) -> None:
+def test_c04_closed_output(tinyllm: Tinyllm, command: tuple[str, ...]) -> None:
     assert_failed(in_shell(tinyllm, '"$@" >&-', *command), 8, "standard output is closed")
 
 
 @needs_full
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_full_disk_is_an_exit_code(tinyllm: Tinyllm, command: tuple[str, ...]) -> None:
+def test_c05_full_disk(tinyllm: Tinyllm, command: tuple[str, ...]) -> None:
     done = in_shell(tinyllm, '"$@" >/dev/full', *command)
     assert_failed(done, 8, "cannot write output", "No space left on device")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_reader_that_has_gone_is_a_broken_pipe(
-    tinyllm: Tinyllm, command: tuple[str, ...]
-) -> None:
+def test_c03_a_reader_that_has_gone(tinyllm: Tinyllm, command: tuple[str, ...]) -> None:
     assert _without_reader(tinyllm, *command) == (141, b"")
 
 
-def test_a_hit_into_a_broken_pipe(tinyllm: Tinyllm) -> None:
+def test_c03_a_hit_into_a_broken_pipe(tinyllm: Tinyllm) -> None:
     tinyllm("run", "Count.")
     assert _without_reader(tinyllm, "run", "Count.") == (141, b"")
     assert json.loads(tinyllm("cache-stats", "--json").out)["hits"] == 1
 
 
 @pytest.mark.parametrize("command", [("run", "--help"), ("cache-stats",), ("run", "Count.")])
-def test_the_first_line_is_all_that_head_wants(tinyllm: Tinyllm, command: tuple[str, ...]) -> None:
+def test_c03_head_wants_the_first_line(tinyllm: Tinyllm, command: tuple[str, ...]) -> None:
     """Whether the command or `head` ends first is chance: either way nobody complains."""
     done = in_shell(tinyllm, '"$@" | head -n 1; echo "${PIPESTATUS[0]}"', *command)
     code = int(done.out.splitlines()[-1])
     assert code in (0, 141) and done.err == b""
 
 
-def test_when_the_reader_leaves_the_model_stops(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
+def test_c03_when_the_reader_leaves_the_model_stops(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     ollama.answer = lambda body: "one two three four"
     barrier = ollama.hold_after(1, times=1)
     ollama.hold_after(2, times=1)
@@ -81,9 +79,7 @@ def test_when_the_reader_leaves_the_model_stops(tinyllm: Tinyllm, ollama: FakeOl
 
 
 @needs_full
-def test_an_answer_that_cannot_be_written_is_still_stored(
-    tinyllm: Tinyllm, ollama: FakeOllama
-) -> None:
+def test_c05_a_whole_answer_is_still_stored(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     ollama.token_delay = 0.02  # the first piece fails while the others are still to come
     assert in_shell(tinyllm, '"$@" >/dev/full', "run", "Count.").code == 8
     assert tinyllm("run", "Count.").code == 0
@@ -94,7 +90,7 @@ def test_an_answer_that_cannot_be_written_is_still_stored(
 @pytest.mark.parametrize(
     "script", ['"$@" 2>&-', '"$@" 2>/dev/full', '"$@" <&-', '"$@" <&- 2>&-', '"$@" </dev/full']
 )
-def test_other_closed_streams_change_nothing(
+def test_c04_other_closed_streams_change_nothing(
     tinyllm: Tinyllm, ollama: FakeOllama, script: str
 ) -> None:
     ollama.answer = lambda body: "one two three"
@@ -103,7 +99,7 @@ def test_other_closed_streams_change_nothing(
     assert in_shell(tinyllm, script, "run", "-v", "--cache-only", "Third.").code == 7
 
 
-def test_all_three_closed(tinyllm: Tinyllm) -> None:
+def test_c04_all_three_closed(tinyllm: Tinyllm) -> None:
     assert in_shell(tinyllm, '"$@" <&- >&- 2>&-', "run", "Count.").code == 8
 
 
@@ -116,7 +112,7 @@ def test_all_three_closed(tinyllm: Tinyllm) -> None:
     ],
     ids=["C locale", "ascii", "latin-1"],
 )
-def test_what_an_encoding_lacks_is_escaped_and_never_an_error(
+def test_c06_what_an_encoding_lacks_is_escaped(
     tinyllm: Tinyllm, ollama: FakeOllama, environ: dict[str, str]
 ) -> None:
     ollama.answer = lambda body: "日本 naïve"

@@ -14,6 +14,7 @@ from tests.cli.outcome import finish, stored
 from tests.cli.terminal import Terminal
 from tests.conftest import Finished, Tinyllm
 from tests.fake_ollama import FakeOllama
+from tests.redis_server import blackhole
 
 AT_ONCE_S = 2.0  # a person's "at once", on a machine that does other things too
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -25,7 +26,7 @@ def short_answer(ollama: FakeOllama) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_signal_while_the_model_is_silent(
+def test_c01_c02_while_the_model_is_silent(
     tinyllm: Tinyllm, ollama: FakeOllama, number: signal.Signals, code: int
 ) -> None:
     barrier = ollama.hold(times=1)
@@ -44,7 +45,7 @@ def test_a_signal_while_the_model_is_silent(
         (signal.SIGINT, 130, ("--no-cache",)),
     ],
 )
-def test_a_signal_in_the_middle_of_an_answer(
+def test_c01_c02_in_the_middle_of_an_answer(
     tinyllm: Tinyllm,
     ollama: FakeOllama,
     number: signal.Signals,
@@ -64,7 +65,7 @@ def test_a_signal_in_the_middle_of_an_answer(
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_second_signal_is_as_quiet(
+def test_c01_c02_a_second_signal_is_as_quiet(
     tinyllm: Tinyllm, ollama: FakeOllama, number: signal.Signals, code: int
 ) -> None:
     barrier = ollama.hold(times=1)
@@ -75,7 +76,7 @@ def test_a_second_signal_is_as_quiet(
     _assert_abandoned(tinyllm, ollama)
 
 
-def test_after_a_signal_the_question_is_asked_anew(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
+def test_c01_the_question_is_asked_anew(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     barrier = ollama.hold_after(2, times=1)
     process = tinyllm.start("run", "Count.")
     barrier.wait_for(1)
@@ -86,9 +87,7 @@ def test_after_a_signal_the_question_is_asked_anew(tinyllm: Tinyllm, ollama: Fak
     assert ollama.generations == 2
 
 
-def test_a_second_signal_ends_a_command_that_cleans_up_slowly(
-    tinyllm: Tinyllm, ollama: FakeOllama
-) -> None:
+def test_c01_a_second_signal_ends_a_slow_end(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     """Another process keeps the snapshot locked, so what the command writes at its end must wait."""
     tinyllm("run", "Anything.")
     barrier = ollama.hold(times=1)
@@ -110,7 +109,7 @@ def test_a_second_signal_ends_a_command_that_cleans_up_slowly(
         lock.close()
 
 
-def test_a_signal_while_the_prompt_is_read(tinyllm: Tinyllm) -> None:
+def test_c01_while_the_prompt_is_read(tinyllm: Tinyllm) -> None:
     process = tinyllm.start("run", "-f", "-", stdin=subprocess.PIPE)
     assert process.stderr is not None
     # it says so itself once it has waited a while
@@ -118,7 +117,37 @@ def test_a_signal_while_the_prompt_is_read(tinyllm: Tinyllm) -> None:
     assert _end(process, signal.SIGINT) == (130, b"", b"")
 
 
-def test_ctrl_c_on_a_terminal_leaves_it_usable(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
+def test_c01_before_it_is_connected(tinyllm: Tinyllm) -> None:
+    """The server's queue is full, so the connection is never made."""
+    with blackhole() as port:
+        environ = {"OLLAMA_HOST": f"127.0.0.1:{port}", "TINYLLM_DIGEST_MAX_AGE": "1d"}
+        process = tinyllm.start("run", "-v", "--no-cache", "Count.", environ=environ)
+        assert process.stderr is not None
+        assert b"cache_bypassed" in process.stderr.readline()
+        assert _end(process, signal.SIGINT) == (130, b"", b"")
+
+
+def test_c01_while_the_answer_is_stored(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
+    """Another process keeps the snapshot locked; the answer is there, and is stored or it is not."""
+    tinyllm("run", "Anything.")
+    barrier = ollama.hold_after(4, times=1)
+    process = tinyllm.start("run", "Count.")
+    barrier.wait_for(1)
+    lock = sqlite3.connect(tinyllm.snapshot, isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    barrier.release()
+    assert process.stdout is not None
+    assert process.stdout.read(19) == b"one two three four\n"
+    process.send_signal(signal.SIGINT)
+    lock.close()
+    done = finish(process)
+    assert done.code in (0, 130) and b"Traceback" not in done.err
+    again = tinyllm("run", "Count.")
+    assert (again.code, again.out, again.err) == (0, b"one two three four\n", b"")
+    assert ollama.generations in (2, 3)
+
+
+def test_c01_the_terminal_stays_usable(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     waiting = ollama.hold(times=1)
     with Terminal(tinyllm, "run", "Count.") as terminal:
         terminal.wait_for(b"asking ")
@@ -130,9 +159,7 @@ def test_ctrl_c_on_a_terminal_leaves_it_usable(tinyllm: Tinyllm, ollama: FakeOll
     _assert_abandoned(tinyllm, ollama)
 
 
-def test_ctrl_c_during_a_pull_leaves_the_terminal_usable(
-    tinyllm: Tinyllm, ollama: FakeOllama
-) -> None:
+def test_c01_the_terminal_stays_usable_after_a_pull(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     barrier = ollama.hold_after(3, path="/api/pull", times=1)
     with Terminal(tinyllm, "run", "-m", "smollm2:135m", "Count.") as terminal:
         barrier.wait_for(1)
