@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.samples import answer
 from tinyllm_cli.backends.memory import InMemoryBackend
 from tinyllm_cli.cache import ResponseCache
 from tinyllm_cli.client import CachedOllamaClient
-from tinyllm_cli.errors import IncompleteAnswerError, OllamaError, OllamaStatusError
+from tinyllm_cli.errors import IncompleteAnswerError, OllamaStatusError
 from tinyllm_cli.request import GenerateRequest
 from tinyllm_cli.response import GenerateResponse
 
@@ -38,37 +38,6 @@ async def settled(*tasks: asyncio.Task[Any]) -> list[Any]:
 
 
 # --- one generation
-
-
-@pytest.mark.parametrize("backend", ["memory", "snapshot"])
-@in_loop
-async def test_a_thousand_tasks_and_one_that_comes_late_are_one_generation(
-    ollama: FakeOllama, backend: str, tmp_path: Path
-) -> None:
-    """The late one comes when half is out, after the model's digest was learnt on the way."""
-    ollama.answer = lambda body: ANSWER
-    barrier = ollama.hold_after(2)
-    snapshot = tmp_path / "cache" / "snapshot.sqlite3" if backend == "snapshot" else None
-    async with client_of(ollama, backend=InMemoryBackend(snapshot=snapshot)) as client:
-        streams = [asyncio.create_task(text_of(client.generate_stream("Count."))) for _ in range(9)]
-        wholes = [asyncio.create_task(client.generate("Count.")) for _ in range(991)]
-        await off_loop(barrier.wait_for, 1)
-
-        late: AsyncIterator[str] = client.generate_stream("Count.")
-        assert [await anext(late), await anext(late)] == WORDS[:2]
-        barrier.release()
-        assert [piece async for piece in late] == WORDS[2:]
-        assert await asyncio.gather(*streams) == [ANSWER] * 9
-        answers = await asyncio.gather(*wholes)
-        assert {one.response for one in answers} == {ANSWER}
-        # shared, not copied: a thousand waiters of a long answer do not hold it a thousand times
-        assert len({id(one) for one in answers}) == 1
-        assert ollama.generations == 1
-
-        stats = client.get_stats()["cache"]
-        assert (stats["misses"], stats["coalesced"], stats["sets"]) == (1001, 1000, 1)
-        await client.generate("Count.")
-        assert client.get_stats()["cache"]["hits"] == 1
 
 
 @in_loop
@@ -207,34 +176,6 @@ async def test_one_follower_leaves_and_takes_nobody_along(ollama: FakeOllama) ->
     assert ollama.generations == 1
 
 
-@pytest.mark.parametrize("wait", ["whole", "stream"])
-@in_loop
-async def test_the_last_to_leave_stops_the_model_at_once(ollama: FakeOllama, wait: str) -> None:
-    took: list[float] = []
-    async with client_of(ollama) as client:
-        for number in range(3):
-            barrier = ollama.hold_after(2, times=1)
-            if wait == "whole":
-                tasks = [asyncio.create_task(client.generate("Count.")) for _ in range(5)]
-            else:
-                streams = [client.generate_stream("Count.") for _ in range(5)]
-                tasks = [asyncio.create_task(text_of(one)) for one in streams]  # type: ignore[arg-type]
-            await off_loop(barrier.wait_for, 1)
-            for task in tasks[1:]:
-                task.cancel()
-            await settled(*tasks[1:])
-            assert not ollama.requests("/api/generate")[number].client_closed
-            left_at = time.monotonic()
-            tasks[0].cancel()
-            await closed_by_client(ollama, number)
-            took.append(time.monotonic() - left_at)
-            await settled(*tasks)
-            assert await client.cache.size() == 0
-            barrier.release()
-    assert min(took) <= 0.2  # of three, on a machine with other work
-    assert ollama.generations == 3
-
-
 @in_loop
 async def test_who_comes_while_a_question_is_being_given_up_asks_it_anew(
     ollama: FakeOllama,
@@ -290,31 +231,6 @@ async def test_closing_also_waits_for_what_nobody_may_join_any_more(ollama: Fake
 # --- failing
 
 
-@pytest.mark.parametrize(
-    "fault", [Fault.status(500, "boom"), Fault.cut(after=2), Fault.error_line(after=0)]
-)
-@in_loop
-async def test_an_error_reaches_everybody_once_and_nobody_tries_again(
-    ollama: FakeOllama, fault: Fault
-) -> None:
-    barrier = ollama.hold(times=1)
-    ollama.inject(fault)
-    async with client_of(ollama) as client:
-        tasks: list[asyncio.Task[Any]] = [
-            asyncio.create_task(client.generate("Count.")) for _ in range(50)
-        ]
-        for _ in range(50):
-            stream = client.generate_stream("Count.")
-            tasks.append(asyncio.create_task(text_of(stream)))
-        await off_loop(barrier.wait_for, 1)
-        barrier.release()
-        ends = await settled(*tasks)
-        assert all(isinstance(end, OllamaError) for end in ends), ends
-        assert len(ollama.requests("/api/generate")) == 1
-        assert await client.cache.size() == 0
-        assert (await client.generate("Count.")).done  # the next one may
-
-
 @in_loop
 async def test_a_shared_error_does_not_grow_with_those_who_raise_it(ollama: FakeOllama) -> None:
     ollama.inject(Fault.status(500, "boom"))
@@ -343,43 +259,6 @@ async def test_tokens_that_came_before_the_error_are_seen_by_all(ollama: FakeOll
         readers.append(asyncio.create_task(read()))
         barrier.release()
         assert await asyncio.gather(*readers) == [WORDS[:3]] * 6
-
-
-# --- what is handed out
-
-
-@pytest.mark.parametrize("how", ["miss", "coalesced", "hit"])
-@in_loop
-async def test_no_caller_can_change_what_the_next_one_gets(ollama: FakeOllama, how: str) -> None:
-    calls = [{"id": "call_1", "function": {"name": "f", "arguments": {"a": [1]}}}]
-    ollama.chunks = [{"response": "Because"}, {"tool_calls": calls, "context": [1, 2]}]
-    async with client_of(ollama) as client:
-        if how == "coalesced":
-            one, _ = await asyncio.gather(client.generate("Why?"), client.generate("Why?"))
-        else:
-            one = await client.generate("Why?")
-            if how == "hit":
-                one = await client.generate("Why?")
-        before = one.to_dict()
-        anything: Any = one
-        with pytest.raises(AttributeError):
-            anything.response = "Changed"
-        function: Any = anything.tool_calls[0]["function"]
-        spoilers: list[Callable[[], object]] = [
-            lambda: function.update({"name": "g"}),
-            lambda: function["arguments"]["a"].append(2),
-            lambda: anything.tool_calls.clear(),
-            lambda: anything.context.append(3),
-        ]
-        for spoil in spoilers:
-            with pytest.raises((TypeError, AttributeError)):
-                spoil()
-        mine = one.to_dict()
-        mine["tool_calls"][0]["function"]["arguments"]["a"].append(2)
-        mine["context"].clear()
-        again = await client.generate("Why?")
-        assert again.to_dict() == before
-    assert ollama.generations == 1
 
 
 # --- leaving at any moment, over and over
