@@ -282,7 +282,25 @@ def test_damage_met_in_the_middle_of_a_run_is_survived(watched: Watched) -> None
     assert len(watched.answers()) == len(NAMES)
 
 
-def test_two_processes_that_find_the_same_damage_make_one_fresh_file(filled: Path) -> None:
+def test_damage_that_another_process_is_moving_aside(filled: Path) -> None:
+    """Two that move it one after the other would move the fresh file of the first."""
+    fcntl = pytest.importorskip("fcntl")
+    filled.write_text("This is not a database. " * 100)
+    held = os.open(filled.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        watched = Watched(filled)
+        with pytest.raises(SnapshotError, match="cannot move"):
+            watched.backend.set_nowait(key_of("new"), entry("new"))
+        assert watched.aside() == []
+    finally:
+        os.close(held)
+    assert watched.works()
+    assert len(watched.aside()) == 1
+    watched.close()
+
+
+def test_processes_that_find_the_same_damage_make_one_fresh_file(filled: Path) -> None:
     filled.write_text("This is not a database. " * 100)
     script = """
 backend = InMemoryBackend(snapshot=sys.argv[1])

@@ -411,17 +411,8 @@ class Snapshot:
             if self._is_still_there():
                 return self._db
             self.close()  # what is written to a file without a name is lost
-        files.create_file(self.path)
-        db = sqlite3.connect(
-            f"{self.path.as_uri()}?mode=rw",
-            uri=True,
-            timeout=wait_ms / 1000,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        db, self._opened = self._open(wait_ms)
         try:
-            found = self.path.lstat()
-            self._opened = (found.st_dev, found.st_ino)
             _configure(db)
             check_schema(db, self.path)
         except BaseException:
@@ -431,13 +422,30 @@ class Snapshot:
         self._openings += 1
         return db
 
+    def _open(self, wait_ms: int) -> tuple[sqlite3.Connection, tuple[int, int]]:
+        """Return a connection, and the device and inode of the very file it has open."""
+        while True:
+            files.create_file(self.path)
+            before = _identity(self.path)
+            try:
+                db = sqlite3.connect(
+                    f"{self.path.as_uri()}?mode=rw",
+                    uri=True,
+                    timeout=wait_ms / 1000,
+                    isolation_level=None,
+                    check_same_thread=False,
+                )
+            except sqlite3.Error:
+                if before is not None and before == _identity(self.path):
+                    raise
+                continue  # another process moved it aside meanwhile, since it was damaged
+            if before is not None and before == _identity(self.path):
+                return db, before
+            db.close()
+
     def _is_still_there(self) -> bool:
         """Say whether the path still names the open file: others may remove or replace it."""
-        try:
-            found = os.lstat(self.path)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._opened
+        return _identity(self.path) == self._opened
 
     def _quarantine(self, why: str) -> None:
         self.close()
@@ -542,6 +550,15 @@ def _condition(which: Filter) -> tuple[str, list[str | float]]:
         conditions.append("substr(key, 1, ?) = ?")
         values += [len(which.key_prefix), which.key_prefix]
     return " AND ".join(conditions) or "1", values
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return the device and inode of what stands there, None if nothing that can be seen does."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _configure(db: sqlite3.Connection) -> None:

@@ -10,13 +10,18 @@ import contextlib
 import os
 import stat
 import time
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from ..errors import SnapshotError
 
 __all__ = ["SIDECARS", "create_file", "move_aside", "refuse_unsafe", "set_aside_files", "wipe"]
 
 _KEEP_ASIDE = 2
+_MOVE_WAIT_S = 1.0
+_MOVE_POLL_S = 0.01
 SIDECARS = ("-journal", "-wal", "-shm")
 _WIPE_BLOCK = 1 << 20
 
@@ -89,26 +94,64 @@ def move_aside(path: Path, opened: tuple[int, int] | None) -> Path | None:
     """Rename a damaged file to `<name>.corrupt-<time>`; return the new path, None if it is gone.
 
     `opened` is the (device, inode) that was found damaged: if another process has already put a
-    fresh file there, that one is left alone. At most two such files are kept.
+    fresh file there, that one is left alone. At most two such files are kept. Raises OSError where
+    the file cannot be moved; a process that is moving it just now is waited for.
+    """
+    with _alone_in(path.parent):
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            return None
+        if opened is not None and (found.st_dev, found.st_ino) != opened:
+            return None
+        aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
+        # the journal first: a fresh file beside a stale journal would be "rolled back" into damage
+        for suffix in SIDECARS:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(f"{path}{suffix}", f"{aside}{suffix}")
+        os.replace(path, aside)
+        kept = [found for found in set_aside_files(path) if not found.name.endswith(SIDECARS)]
+        for old in kept[:-_KEEP_ASIDE]:
+            for suffix in ("", *SIDECARS):
+                with contextlib.suppress(FileNotFoundError):
+                    wipe(Path(f"{old}{suffix}"))
+        return aside
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep others from moving a file here between our look at it and its renaming.
+
+    A lock on the directory itself: it ends with the process and leaves no file. Where there are no
+    such locks (Windows, some network file systems), a file in use cannot be renamed, or two
+    processes may each move one aside.
     """
     try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return None
-    if opened is not None and (found.st_dev, found.st_ino) != opened:
-        return None
-    aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
-    # the journal first: a fresh file beside a stale journal would be "rolled back" into damage
-    for suffix in SIDECARS:
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(f"{path}{suffix}", f"{aside}{suffix}")
-    os.replace(path, aside)
-    kept = [found for found in set_aside_files(path) if not found.name.endswith(SIDECARS)]
-    for old in kept[:-_KEEP_ASIDE]:
-        for suffix in ("", *SIDECARS):
-            with contextlib.suppress(FileNotFoundError):
-                wipe(Path(f"{old}{suffix}"))
-    return aside
+        fcntl = import_module("fcntl")
+        held = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        _lock(fcntl, held)
+        yield
+    finally:
+        os.close(held)
+
+
+def _lock(fcntl: ModuleType, held: int) -> None:
+    give_up_at = time.monotonic() + _MOVE_WAIT_S
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up_at:  # its holder was stopped in the middle
+                raise
+            time.sleep(_MOVE_POLL_S)
+        except OSError:
+            return  # a file system without locks
+        else:
+            return
 
 
 def set_aside_files(path: Path) -> list[Path]:
