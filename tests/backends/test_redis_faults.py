@@ -8,9 +8,7 @@ import gzip
 import json
 import os
 import pickle
-import resource
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.memory import peak_memory
 from tests.redis_server import Pretender, RedisServer, blackhole, eventually, free_port
 from tests.samples import answer, key_of
 from tinyllm_cli.backends.inventory import Filter
@@ -539,11 +538,9 @@ def test_a_huge_value_is_not_fetched_and_is_removed(
     name = Vault().name(KEY)
     server.client().setrange(name, 200 * 2**20, b"x")
     store = open_store(server.url, max_entry_bytes=2**20)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory(anew=True)
     assert store.get() is None
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    if sys.platform == "linux":  # in KiB; elsewhere in another unit
-        assert grown < 8 * 1024
+    assert peak_memory() - before < 8 * 2**20
     assert not server.client().exists(name)
 
 

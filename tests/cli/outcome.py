@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from tests.conftest import COMMAND, Finished, Tinyllm
 
-__all__ = ["assert_failed", "finish", "in_shell", "orphaned_pipe", "stored", "stored_models"]
+__all__ = [
+    "assert_failed",
+    "finish",
+    "in_shell",
+    "orphaned_pipe",
+    "stored",
+    "stored_models",
+    "with_peak_memory",
+]
 
 
 def assert_failed(done: Finished, code: int, *words: str) -> None:
@@ -42,6 +51,40 @@ def in_shell(
         timeout=60,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+# A process of its own: the peak of a child begins at what its parent held when it was started, and a
+# process full of tests holds more than any command may need.
+_LAUNCHER = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+with open(sys.argv[1], "w") as file:
+    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
+
+
+def with_peak_memory(
+    tinyllm: Tinyllm,
+    *arguments: str,
+    stdin: bytes = b"",
+    environ: Mapping[str, str] | None = None,
+) -> tuple[Finished, int]:
+    """Run the command to its end; return it and the most bytes of memory it held at once.
+
+    Where the system does not count in KiB, as Linux does, the bytes are 0.
+    """
+    report = tinyllm.home / "peak-memory"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _LAUNCHER, str(report), *COMMAND, *arguments],
+        input=stdin,
+        capture_output=True,
+        env={**tinyllm.environ, **(environ or {})},
+        cwd=tinyllm.home,
+        timeout=120,
+    )
+    peak = int(report.read_text()) * 1024 if sys.platform == "linux" else 0
+    return Finished(done.returncode, done.stdout, done.stderr), peak
 
 
 def orphaned_pipe() -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.outcome import assert_failed, finish, in_shell
+from tests.cli.outcome import assert_failed, finish, in_shell, with_peak_memory
 from tests.cli.terminal import Terminal
 from tests.cli.test_prompt_sources import asked
 from tests.conftest import Tinyllm
@@ -153,18 +152,9 @@ def test_c08_as_long_as_an_argument_may_be(tinyllm: Tinyllm, ollama: FakeOllama)
 def test_c09_fifty_megabytes(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     """Memory stays within five times the prompt."""
     text = b"0123456789abcdef\n" * (50 * 2**20 // 17)
-    process = tinyllm.start("run", stdin=subprocess.PIPE)
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-    process.stdin.write(text)
-    process.stdin.close()
-    out, err = process.stdout.read(), process.stderr.read()
-    process.stdout.close()
-    process.stderr.close()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert (process.returncode, out[:7], err) == (0, b"Answer ", b"")
-    if sys.platform == "linux":  # in KiB; elsewhere in another unit
-        assert usage.ru_maxrss * 1024 < 5 * len(text)
+    done, peak = with_peak_memory(tinyllm, "run", stdin=text)
+    assert (done.code, done.out[:7], done.err) == (0, b"Answer ", b"")
+    assert peak < 5 * len(text)
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,15 @@ hit.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.outcome import assert_failed, finish, stored
+from tests.cli.outcome import assert_failed, finish, stored, with_peak_memory
 from tests.cli.terminal import Terminal
 from tests.conftest import Finished, Tinyllm
 from tests.fake_ollama import FakeOllama, Fault
@@ -224,16 +222,9 @@ def test_o09_a_web_page(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
 def test_o10_compressed_unasked(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     """A few kilobytes that would unpack to 200 MB are not unpacked."""
     ollama.inject(Fault.gzip_body(size=200 * 2**20))
-    process = tinyllm.start("run", QUESTION)
-    assert process.stdout is not None and process.stderr is not None
-    out, err = process.stdout.read(), process.stderr.read()
-    process.stdout.close()
-    process.stderr.close()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    failed(tinyllm, Finished(process.returncode, out, err), 5, b"", "compressed")
-    if sys.platform == "linux":  # in KiB; elsewhere in another unit
-        assert usage.ru_maxrss < 100 * 1024
+    done, peak = with_peak_memory(tinyllm, "run", QUESTION)
+    failed(tinyllm, done, 5, b"", "compressed")
+    assert peak < 100 * 2**20
     healed(tinyllm, ollama)
 
 
