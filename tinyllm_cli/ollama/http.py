@@ -40,6 +40,7 @@ from .refusal import (
 __all__ = ["Body", "Limits", "OllamaHttp"]
 
 _BACKOFF = (0.1, 0.5)  # seconds; jittered, so that many clients do not come back together
+_PIECE = 1 << 18
 _DRAIN = 0.05  # seconds to wait for the end of a body whose answer is already whole
 _ERROR_BYTES = 64 * 1024
 _ERROR_WAIT = 5.0
@@ -55,6 +56,18 @@ class Limits:
     idle: float
     answer_bytes: int
     retries: int
+
+
+class _Pieces:
+    """A long body, sent piece by piece, as often as it is asked for: as one, it would be copied whole
+    on its way to the socket."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._content), _PIECE):
+            yield self._content[start : start + _PIECE]
 
 
 class Body:
@@ -180,12 +193,16 @@ class OllamaHttp:
 
     def _request(self, method: str, path: str, content: bytes | None) -> httpx.Request:
         headers = dict(self._headers)
+        sent: bytes | _Pieces | None = content
         if content is not None:
             headers["Content-Type"] = "application/json"
+            if len(content) > _PIECE:
+                headers["Content-Length"] = str(len(content))
+                sent = _Pieces(content)
         limits = {"timeout": {"connect": self.limits.connect}}
         url = f"{self._base_url}{path}"
         try:
-            return httpx.Request(method, url, headers=headers, content=content, extensions=limits)
+            return httpx.Request(method, url, headers=headers, content=sent, extensions=limits)
         except httpx.InvalidURL as exc:
             raise ConfigError(f"OLLAMA_HOST is not an address: {self._base_url}") from exc
 
