@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from tests.embedded.asking import alive, ask, asked, gone, run
 from tinyllm_cli.embedded.client import EmbeddedClient
+from tinyllm_cli.embedded.helper import HelperProcess
 from tinyllm_cli.errors import (
     OllamaStatusError,
     OllamaTimeoutError,
@@ -100,6 +102,44 @@ def test_cancelling_ends_the_helper_at_once(embedded: EmbeddedClient) -> None:
         assert not alive(process)
 
     run(embedded, work)
+
+
+TWO_LINES = """
+import sys, time
+sys.stdin.readline()
+print("{}", flush=True)
+time.sleep(0.05)
+print("{}", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_cancellation_that_meets_a_line_is_not_lost(turns: int) -> None:
+    """However many turns of the loop after the line has arrived it comes."""
+
+    async def main() -> None:
+        process = HelperProcess([sys.executable, "-c", TWO_LINES])
+        first = asyncio.Event()
+
+        async def read() -> None:
+            async with contextlib.aclosing(process.converse({}, 10, 10)) as lines:
+                async for _ in lines:
+                    first.set()
+
+        reading = asyncio.create_task(read())
+        try:
+            await first.wait()
+            time.sleep(0.2)  # noqa: ASYNC251 - the loop is held up until the second line is there
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            reading.cancel()
+            done, _ = await asyncio.wait({reading}, timeout=2)
+            assert done and reading.cancelled()
+        finally:
+            process.kill()
+
+    asyncio.run(main())
 
 
 def test_leaving_a_stream_early_ends_the_generation(embedded: EmbeddedClient) -> None:

@@ -82,7 +82,9 @@ class HelperProcess:
         threading.Thread(target=self._talk, args=(data, deliver), daemon=True).start()
         patience = first
         while True:
-            line = await asyncio.wait_for(lines.get(), patience)
+            # not wait_for: before Python 3.12 it loses a cancellation that meets a line
+            async with asyncio.timeout(patience):
+                line = await lines.get()
             if not line:
                 return
             answer = json.loads(line)
