@@ -363,6 +363,8 @@ class Pretender:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # closing alone does not end `accept`
         self._listener.close()
         for connection in self._open:
             with contextlib.suppress(OSError):
