@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,15 @@ def another_tinyllm(ollama: FakeOllama, tmp_path: Path) -> Callable[[str], Tinyl
     return make
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    variations = Counter[str]()
     for item in items:
+        few = item.get_closest_marker("few")
+        if few is not None:
+            test = item.nodeid.partition("[")[0]
+            variations[test] += 1
+            if variations[test] > few.args[0]:
+                item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("slow") or item.get_closest_marker("real_model"):
             item.add_marker(pytest.mark.timeout(1200))

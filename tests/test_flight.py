@@ -308,8 +308,8 @@ async def _leave_at_random(
 @pytest.mark.parametrize(
     ("backend", "cancellations"),
     [
-        ("memory", 1_000),
-        ("snapshot", 500),
+        ("memory", 300),
+        ("snapshot", 200),
         pytest.param("memory", 10_000, marks=pytest.mark.slow),
         pytest.param("snapshot", 10_000, marks=pytest.mark.slow),
     ],

@@ -504,7 +504,7 @@ BROKEN: dict[Callable[[RedisServer], contextlib.AbstractContextManager[str]], st
 
 
 #: The others take seconds, and their causes are met in test_redis_faults.py as well.
-QUICK = (refused, frozen)
+QUICK = (refused,)
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,7 @@ def ask_everything(watched: Watched) -> None:
             ask()
 
 
+@pytest.mark.few(20)
 @pytest.mark.parametrize("value", ["NULL", "'text'", "x'00ff'", "-1", "9e999", "1 << 62"])
 @pytest.mark.parametrize("table", OUR_TABLES)
 @pytest.mark.parametrize("room", [len(NAMES) // 2, 1000], ids=["full", "with room"])

@@ -65,6 +65,7 @@ def test_one_entry_is_one_entry(tinyllm: Tinyllm) -> None:
     assert tinyllm("cache-clear", "--yes").out.startswith(b"removed 1 entry (")
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("filters", "left"),
     [

@@ -6,6 +6,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from tests.cli.outcome import stored
 from tests.conftest import Finished, Tinyllm
 from tests.fake_ollama import FakeOllama
@@ -26,6 +28,7 @@ def test_the_same_question_at_once(tinyllm: Tinyllm, ollama: FakeOllama) -> None
     assert _figures(tinyllm)["errors"] == 0
 
 
+@pytest.mark.slow
 def test_readers_and_clearers_do_not_trip_over_each_other(
     tinyllm: Tinyllm, ollama: FakeOllama
 ) -> None:

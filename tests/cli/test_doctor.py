@@ -144,6 +144,7 @@ def _is_newer(tinyllm: Tinyllm) -> None:
     database.close()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

@@ -29,6 +29,7 @@ def home(tinyllm: Tinyllm) -> Path:
     return tinyllm.home
 
 
+@pytest.mark.few(13)
 @pytest.mark.parametrize(
     ("arguments", "stdin", "prompt"),
     [
@@ -154,6 +155,7 @@ def test_a_schema_that_is_none_is_refused(tinyllm: Tinyllm, content: str, reason
     assert_failed(tinyllm("run", "x", "--format", "schema.json"), 2, reason)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     ("given", "sent"),
     [

@@ -40,6 +40,7 @@ def test_it_comes_in_the_pieces_it_once_came_in(slow_answer: Tinyllm) -> None:
     process.communicate()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("speed", ["0", "-1", "nan", "inf"])
 def test_a_speed_that_makes_no_sense(slow_answer: Tinyllm, speed: str) -> None:
     done = slow_answer("run", "--replay-speed", speed, "What is AI?")

@@ -181,6 +181,7 @@ def test_thinking_is_kept_but_is_not_part_of_the_answer(
     assert ollama.generations == 1
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("model", ["big:120b-cloud", "big:cloud", "alias:1b"])
 def test_a_cloud_model_is_answered_and_not_stored(
     tinyllm: Tinyllm, ollama: FakeOllama, model: str

@@ -966,10 +966,24 @@ def _(bench: Bench, env: Env) -> None:
     assert b"nowhere.pem" in done.err
 
 
-# The tables are whole by here. What is left for `-m slow` differs little from what is not: other
-# spellings, the same request options once more, and variables whose flag has a row.
+# The tables are whole by here. What is left for `-m slow` has tests of its own elsewhere, or differs
+# little from what is not: other spellings, other commands, variables whose flag has a row.
 
-LATER = ALIASES | {("cache-explain", flag) for flag in EXPLAINED if flag != "--model"}
+LATER = ALIASES | {at for at in ROWS if at[0] != "run"}
+LATER |= {
+    ("run", flag)
+    for flag in (
+        "--cache-eviction",
+        "--coherence",
+        "--digest-max-age",
+        "--engine",
+        "--replay-speed",
+        "--sample",
+        "--samples",
+        "--stale-if-error",
+        "--stale-while-revalidate",
+    )
+}
 
 
 def _has_a_flag(name: str) -> bool:
@@ -993,6 +1007,7 @@ def test_every_setting_has_a_row() -> None:
     assert set(VARIABLES) == set(SETTINGS)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=pytest.mark.slow if _has_a_flag(n) else ()) for n in VARIABLES],

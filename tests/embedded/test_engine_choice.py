@@ -41,6 +41,7 @@ def test_one_question_is_one_miss_and_then_one_hit(newcomer: Tinyllm) -> None:
     assert stored_models(newcomer.snapshot) == ["tiny-1m:latest"]
 
 
+@pytest.mark.few(2)
 @nobody_at_home
 @pytest.mark.parametrize("flags", [["--no-cache"], ["--refresh"], ["--no-stream"], ["--json"]])
 def test_it_answers_however_it_is_asked(flags: list[str], newcomer: Tinyllm) -> None:
@@ -69,6 +70,7 @@ def test_an_ollama_that_answers_is_asked(newcomer: Tinyllm, ollama: FakeOllama) 
     assert ollama.generations == 1
 
 
+@pytest.mark.few(3)
 @nobody_at_home
 @pytest.mark.parametrize(
     ("arguments", "environ"),

@@ -49,7 +49,7 @@ def crowd(tinyllm: Tinyllm, ollama: FakeOllama) -> Iterator[Crowd]:
 # --- one generation
 
 
-@pytest.mark.parametrize("backend", ["memory", "snapshot"])
+@pytest.mark.parametrize("backend", [pytest.param("memory", marks=slow), "snapshot"])
 @in_loop
 async def test_k01_a_thousand_identical_misses(
     ollama: FakeOllama, backend: str, tmp_path: Path
@@ -145,6 +145,7 @@ def test_k03_machines_that_share_a_redis(team: Team, ollama: FakeOllama, killed:
     assert ollama.generations == (3 if killed else 2)
 
 
+@pytest.mark.slow
 def test_k03_the_redis_between_machines_is_down(team: Team, ollama: FakeOllama) -> None:
     """Each asks for itself, at the same time as the others, and says in a line why."""
     team.server.kill()
@@ -368,6 +369,7 @@ def test_k06_when_waiting_makes_no_sense_nobody_queues(
     assert stored(tinyllm.snapshot) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [2, *(pytest.param(n, marks=slow) for n in (1, 3, 4))])
 def test_k07_the_holder_of_the_lease_is_killed(
     crowd: Crowd, ollama: FakeOllama, tinyllm: Tinyllm, after: int
@@ -552,6 +554,7 @@ def test_k10_the_loop_ends_with_questions_open(
     assert (stats["hits"], stats["entries"]) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit is set on a process that runs")
 def test_k11_the_leader_cannot_store(crowd: Crowd, ollama: FakeOllama, tinyllm: Tinyllm) -> None:
     """From the middle of its answer on it can write no file: it says so, and another takes over."""

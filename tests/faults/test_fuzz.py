@@ -26,7 +26,7 @@ def test_every_parser_takes_or_refuses_whatever_comes(number: int) -> None:
     assert all(refused > 0 and kept > 0 for refused, kept in taken.values()), taken
 
 
-@pytest.mark.parametrize("number", [20, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [10, pytest.param(300, marks=pytest.mark.slow)])
 def test_every_command_line_ends_in_one_of_the_documented_ways(
     tinyllm: Tinyllm, ollama: FakeOllama, number: int
 ) -> None:

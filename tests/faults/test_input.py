@@ -17,6 +17,7 @@ from tests.samples import answer
 from tinyllm_cli import CacheEntry, ConfigError, create_memory_cache, generate_cache_key
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("arguments", "stdin"),
     [
@@ -101,6 +102,7 @@ def test_c04_closed_input_is_empty_input(tinyllm: Tinyllm, ollama: FakeOllama) -
     assert in_shell(tinyllm, '"$@" <&-', "run", "-f", "-").code == 2
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("prompt", ["a\x00b", "x", "e\u0301", "\u00e9", "日", "a\rb\r\nc"])
 def test_c07_odd_but_text(tinyllm: Tinyllm, ollama: FakeOllama, prompt: str) -> None:
     """What is typed is what is asked, to the byte, and what comes back is as well."""
@@ -128,7 +130,7 @@ def test_c07_half_a_character_through_the_library() -> None:
 
 
 def test_c08_after_two_dashes_anything_is_a_prompt(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
-    for prompt in ("--help", "-x marks the spot", "-", "--", "-f"):
+    for prompt in ("--help", "-x marks the spot", "--"):
         assert tinyllm("run", "--", prompt).code == 0
         assert asked(ollama) == prompt
 
@@ -180,11 +182,17 @@ TTLS: dict[str, float | None] = {
 NO_TTLS = ["-1", "NaN", "inf", "1e999", "99999999999d", "5 apples", "", "1h30m"]
 
 
-def test_c15_ttls_mean_the_same_everywhere(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
+@pytest.mark.parametrize(
+    "texts", [["0", "10m"], pytest.param([*TTLS], marks=pytest.mark.slow)], ids=["two", "all"]
+)
+def test_c15_ttls_mean_the_same_everywhere(
+    tinyllm: Tinyllm, ollama: FakeOllama, texts: list[str]
+) -> None:
     """On the command line, in a variable, in the config file and in the library."""
     tinyllm.config_dir.mkdir()
     config = tinyllm.config_dir / "config.toml"
-    for text, seconds in TTLS.items():
+    for text in texts:
+        seconds = TTLS[text]
         found = set()
         for arguments, environ, file in (
             (("--cache-ttl", text), {}, ""),

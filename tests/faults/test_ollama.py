@@ -64,7 +64,9 @@ def healed(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
 # --- not there, or not answering
 
 
-@pytest.mark.parametrize("host", ["", "http://127.0.0.1:9", "http://nosuchhost.invalid:11434"])
+@pytest.mark.parametrize(
+    "host", ["http://127.0.0.1:9", slow(""), slow("http://nosuchhost.invalid:11434")]
+)
 def test_o01_down(tinyllm: Tinyllm, ollama: FakeOllama, host: str) -> None:
     """What was asked before is answered; what was not ends with who does not answer."""
     port = ollama.port
@@ -109,7 +111,7 @@ def test_o03_silent_in_the_middle(tinyllm: Tinyllm, ollama: FakeOllama, after: i
     ("fault", "stream"),
     [
         ("cut", "--stream"),
-        ("cut", "--no-stream"),
+        slow("cut", "--no-stream"),
         slow("reset", "--stream"),
         slow("half_line", "--stream"),
     ],
@@ -142,7 +144,7 @@ def test_o05_ended_without_being_done(tinyllm: Tinyllm, ollama: FakeOllama) -> N
 @pytest.mark.parametrize(
     ("fault", "out", "words"),
     [
-        (Fault.error_line("out of memory", after=2), b"one two\n", "out of memory"),
+        slow(Fault.error_line("out of memory", after=2), b"one two\n", "out of memory"),
         (Fault.error_line("\x1b]0;owned\x07\x9b31m", after=0), b"", "]0;owned"),
         slow(Fault.error_object("boom", after=1), b"one\n", "boom"),
         slow(Fault.body(b'{"response":"x","error":"with text","done":true}\n'), b"", "with text"),
@@ -242,7 +244,7 @@ def test_o11_sent_elsewhere(tinyllm: Tinyllm, ollama: FakeOllama, status: int) -
     ("fault", "words"),
     [
         slow(Fault.status(400, "bad request"), "bad request"),
-        (Fault.unauthorized(), "sign in"),
+        slow(Fault.unauthorized(), "sign in"),
         slow(Fault.empty_403(), "403"),
         (Fault.status(404, "model 'qwen2.5:0.5b' not found"), "ollama pull qwen2.5:0.5b"),
         slow(Fault.status(429, "slow down"), "slow down"),
@@ -277,11 +279,11 @@ def test_o12_busy_is_asked_once_more(tinyllm: Tinyllm, ollama: FakeOllama) -> No
     ("chunks", "kept"),
     [
         ([{"response": "x", "done": True, "done_reason": "length"}], True),
-        ([{"response": "x", "done": True}], True),
-        ([{"response": "", "thinking": "hm", "done": True, "done_reason": "stop"}], True),
+        slow([{"response": "x", "done": True}], True),
+        slow([{"response": "", "thinking": "hm", "done": True, "done_reason": "stop"}], True),
         ([{"response": "", "done": True, "done_reason": "stop"}], False),
         ([{"response": "", "done": True, "done_reason": "load"}], False),
-        ([{"response": "", "done": True, "done_reason": "unload"}], False),
+        slow([{"response": "", "done": True, "done_reason": "unload"}], False),
     ],
 )
 def test_o13_every_way_to_be_done(
@@ -349,7 +351,9 @@ def test_o16_another_model_under_the_name(tinyllm: Tinyllm, ollama: FakeOllama) 
     assert ollama.generations == 2
 
 
-@pytest.mark.parametrize("fault", [Fault.status(500, "boom"), Fault.html(), Fault.models_null()])
+@pytest.mark.parametrize(
+    "fault", [Fault.status(500, "boom"), slow(Fault.html()), slow(Fault.models_null())]
+)
 def test_o16_nobody_says_which_model_it_is(
     tinyllm: Tinyllm, ollama: FakeOllama, fault: Fault
 ) -> None:

@@ -31,11 +31,13 @@ COMMANDS = [
 EXACT = "tab\there \x1b[31m \x85 \u2028 \u2029 \x0b\x0c\x1c \r\n \x00 naïve 日本 😀 \ufeff end"
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_c04_closed_output(tinyllm: Tinyllm, command: tuple[str, ...]) -> None:
     assert_failed(in_shell(tinyllm, '"$@" >&-', *command), 8, "standard output is closed")
 
 
+@pytest.mark.few(4)
 @needs_full
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_c05_full_disk(tinyllm: Tinyllm, command: tuple[str, ...]) -> None:
@@ -43,6 +45,7 @@ def test_c05_full_disk(tinyllm: Tinyllm, command: tuple[str, ...]) -> None:
     assert_failed(done, 8, "cannot write output", "No space left on device")
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_c03_a_reader_that_has_gone(tinyllm: Tinyllm, command: tuple[str, ...]) -> None:
     assert _without_reader(tinyllm, *command) == (141, b"")
@@ -87,6 +90,7 @@ def test_c05_a_whole_answer_is_still_stored(tinyllm: Tinyllm, ollama: FakeOllama
     assert in_shell(tinyllm, '"$@" >/dev/full', "run", "Count.").code == 8
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "script", ['"$@" 2>&-', '"$@" 2>/dev/full', '"$@" <&-', '"$@" <&- 2>&-', '"$@" </dev/full']
 )
@@ -103,6 +107,7 @@ def test_c04_all_three_closed(tinyllm: Tinyllm) -> None:
     assert in_shell(tinyllm, '"$@" <&- >&- 2>&-', "run", "Count.").code == 8
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "environ",
     [
@@ -131,6 +136,7 @@ def test_c06_what_an_encoding_lacks_is_escaped(
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("environ", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["", "unbuffered"])
 def test_a_pipe_gets_every_byte_on_a_miss_and_on_a_hit(
     tinyllm: Tinyllm, ollama: FakeOllama, environ: dict[str, str]
@@ -144,6 +150,7 @@ def test_a_pipe_gets_every_byte_on_a_miss_and_on_a_hit(
     assert ollama.generations == 2
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("text", "written"),
     [

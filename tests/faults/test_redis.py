@@ -390,7 +390,7 @@ def test_r05_endless_value(team: Team) -> None:
 
 
 @pytest.mark.parametrize(
-    "share", [0.0, 0.5, *(pytest.param(n / 12, marks=slow) for n in range(1, 12) if n != 6), 0.999]
+    "share", [0.5, *(pytest.param(n / 12, marks=slow) for n in (*range(6), *range(7, 12), 11.99))]
 )
 def test_r06_killed_mid_reply(team: Team, server: RedisServer, share: float) -> None:
     """The reply to a look-up ends after some of its bytes, the last of which is all but whole."""
@@ -509,6 +509,7 @@ def test_r10_moved(team: Team) -> None:
         team.healed(f"redis+cluster://{empty.endpoint}")
 
 
+@pytest.mark.slow
 def test_r10_cluster_down(team: Team) -> None:
     with RedisServer("--cluster-enabled", "yes", "--cluster-port", str(free_port())) as node:
         team.knows()
@@ -623,6 +624,7 @@ def test_r13_no_tls_there(team: Team, server: RedisServer) -> None:
     team.healed()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("name", "trusted"),
     [("server", False), ("elsewhere", True), ("expired", True)],
@@ -655,8 +657,11 @@ def test_r13_old_protocol(team: Team, certificates: Path) -> None:
 
 @pytest.mark.parametrize(
     "greeting",
-    [b"", b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", bytes(range(256)) * 16],
-    ids=["web", "ssh", "garbage"],
+    [
+        pytest.param(b"", id="web"),
+        pytest.param(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", id="ssh", marks=slow),
+        pytest.param(bytes(range(256)) * 16, id="garbage", marks=slow),
+    ],
 )
 def test_r14_not_redis(team: Team, greeting: bytes) -> None:
     def serve(connection: socket.socket) -> None:
@@ -891,7 +896,7 @@ def test_r20_bad_url(tinyllm: Tinyllm, ollama: FakeOllama, url: str) -> None:
     assert ollama.log == []
 
 
-@pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.parametrize("hours", [pytest.param(-1, marks=slow), 1])
 def test_r21_clock_an_hour_off(team: Team, server: RedisServer, tmp_path: Path, hours: int) -> None:
     """The machine that stored is right, the one that asks is not; and the other way round."""
     client = server.client()

@@ -56,6 +56,7 @@ def test_every_setting_is_in_the_table() -> None:
     assert set(NONSENSE) == set(SETTINGS)
 
 
+@pytest.mark.few(18)
 @pytest.mark.parametrize(
     ("name", "value"),
     [

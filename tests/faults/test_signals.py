@@ -36,6 +36,7 @@ def test_c01_c02_while_the_model_is_silent(
     _assert_abandoned(tinyllm, ollama)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("number", "code", "arguments"),
     [
@@ -127,6 +128,7 @@ def test_c01_before_it_is_connected(tinyllm: Tinyllm) -> None:
         assert _end(process, signal.SIGINT) == (130, b"", b"")
 
 
+@pytest.mark.slow
 def test_c01_while_the_answer_is_stored(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     """Another process keeps the snapshot locked; the answer is there, and is stored or it is not."""
     tinyllm("run", "Anything.")
