@@ -482,7 +482,8 @@ def test_s09_a_flipped_bit(user: User, flips: int) -> None:
 def test_s09_an_entry_that_was_tampered_with(user: User) -> None:
     database = sqlite3.connect(user.path)
     with database:
-        database.execute("UPDATE entries SET body = replace(body, 'Answer', 'Forged')")
+        forged = "CAST(replace(CAST(body AS TEXT), 'Answer', 'Forged') AS BLOB)"
+        database.execute(f"UPDATE entries SET body = {forged}")
     database.close()
     done = user.tinyllm("run", KNOWN)
     assert (done.code, done.out, done.err) == (0, user.known, b"")
