@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: Typer would evaluate each annotation from its text,
 # several times over, on every start.
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -196,11 +196,11 @@ def cache_stats(
 def cache_clear(
     backend: o.Backend = None,
     model: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--model", "-m", help="Only answers of this model.", show_default=False),
     ] = None,
     older_than: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             "--older-than",
             metavar="TIME",
@@ -212,7 +212,7 @@ def cache_clear(
         bool, typer.Option("--expired", help="Only answers whose TTL has run out.")
     ] = False,
     key: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             "--key", metavar="PREFIX", help="Only answers whose key begins so.", show_default=False
         ),

@@ -2,12 +2,12 @@
 
 # No `from __future__ import annotations`: see app.py.
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 Backend = Annotated[
-    Optional[str],  # noqa: UP045 - one spelling for both groups of options
+    str | None,
     typer.Option(
         "--backend",
         "--cache-backend",
@@ -17,48 +17,48 @@ Backend = Annotated[
     ),
 ]
 CacheDir = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--cache-dir", metavar="DIR", help="Directory of the snapshot.", show_default=False
     ),
 ]
 RedisUrl = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--redis-url", metavar="URL", help="Address of Redis.", show_default=False),
 ]
 RedisHost = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--redis-host", metavar="HOST", help="Host of Redis.", show_default=False),
 ]
 RedisPort = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--redis-port", metavar="PORT", help="Port of Redis.", show_default=False),
 ]
 Prompt = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Argument(
         help="The question. Piped input and files come before it. After `--` it may begin with -.",
         show_default=False,
     ),
 ]
 Model = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--model", "-m", help="Model to ask.", show_default="qwen2.5:0.5b"),
 ]
 System = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--system", "-s", help="System prompt.", show_default=False),
 ]
 Temperature = Annotated[
-    Optional[float],  # noqa: UP045
+    float | None,
     typer.Option("--temperature", "-t", help="Sampling temperature.", show_default="0.3"),
 ]
 MaxTokens = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option("--max-tokens", help="Most tokens to write.", show_default="2000"),
 ]
 Option = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option(
         "--option",
         "-o",
@@ -69,7 +69,7 @@ Option = Annotated[
 ]
 JsonMode = Annotated[bool, typer.Option("--json-mode", help="Ask for a JSON answer.")]
 Format = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--format",
         metavar="json|FILE",
@@ -78,17 +78,17 @@ Format = Annotated[
     ),
 ]
 Image = Annotated[
-    Optional[list[Path]],  # noqa: UP045
+    list[Path] | None,
     typer.Option("--image", metavar="FILE", help="Show an image; repeatable.", show_default=False),
 ]
 Think = Annotated[
-    Optional[bool],  # noqa: UP045
+    bool | None,
     typer.Option(
         "--think/--no-think", help="Have a thinking model think, or not.", show_default=False
     ),
 ]
 ThinkLevel = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--think-level",
         metavar="low|medium|high|max",
@@ -97,7 +97,7 @@ ThinkLevel = Annotated[
     ),
 ]
 File = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option(
         "--file",
         "-f",
@@ -119,7 +119,7 @@ Raw = Annotated[
     bool, typer.Option("--raw", help="Print control characters as they are on a terminal too.")
 ]
 Cache = Annotated[
-    Optional[bool],  # noqa: UP045
+    bool | None,
     typer.Option(
         "--cache/--no-cache",
         help="Use the cache; --no-cache neither reads nor stores.",
@@ -136,7 +136,7 @@ RequireCache = Annotated[
     bool, typer.Option("--require-cache", help="Fail (exit 6) if the cache does not work.")
 ]
 CacheBackend = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--cache-backend",
         metavar="memory|redis|tiered",
@@ -145,7 +145,7 @@ CacheBackend = Annotated[
     ),
 ]
 CacheTtl = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--cache-ttl",
         metavar="TIME",
@@ -154,19 +154,19 @@ CacheTtl = Annotated[
     ),
 ]
 CacheMaxEntries = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--cache-max-entries", metavar="N", help="Most answers kept.", show_default="10000"
     ),
 ]
 CacheMaxBytes = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--cache-max-bytes", metavar="SIZE", help="Most bytes kept.", show_default="256MiB"
     ),
 ]
 CacheEviction = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--cache-eviction",
         metavar="lru|cost",
@@ -176,7 +176,7 @@ CacheEviction = Annotated[
     ),
 ]
 CacheWhen = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--cache-when",
         metavar="all|deterministic",
@@ -185,7 +185,7 @@ CacheWhen = Annotated[
     ),
 ]
 Sample = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(
         "--sample",
         metavar="N",
@@ -195,7 +195,7 @@ Sample = Annotated[
     ),
 ]
 Samples = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(
         "--samples",
         metavar="N",
@@ -205,7 +205,7 @@ Samples = Annotated[
     ),
 ]
 ReplaySpeed = Annotated[
-    Optional[float],  # noqa: UP045
+    float | None,
     typer.Option(
         "--replay-speed",
         metavar="X",
@@ -214,7 +214,7 @@ ReplaySpeed = Annotated[
     ),
 ]
 StaleWhileRevalidate = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--stale-while-revalidate",
         metavar="TIME",
@@ -223,7 +223,7 @@ StaleWhileRevalidate = Annotated[
     ),
 ]
 StaleIfError = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--stale-if-error",
         metavar="TIME",
@@ -232,7 +232,7 @@ StaleIfError = Annotated[
     ),
 ]
 Coherence = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--coherence",
         metavar="lazy|strict",
@@ -241,7 +241,7 @@ Coherence = Annotated[
     ),
 ]
 DigestMaxAge = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--digest-max-age",
         metavar="TIME",
@@ -250,7 +250,7 @@ DigestMaxAge = Annotated[
     ),
 ]
 Namespace = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--namespace",
         metavar="NAME",
@@ -259,7 +259,7 @@ Namespace = Annotated[
     ),
 ]
 Engine = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--engine",
         metavar="auto|ollama|embedded",
@@ -268,7 +268,7 @@ Engine = Annotated[
     ),
 ]
 Host = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--host",
         metavar="URL",
