@@ -105,6 +105,7 @@ def test_without_a_ttl_an_answer_stays_fresh(age: float, verdict: str) -> None:
     [
         # due when seconds * beta * -ln(chance) reaches what is left; -ln(1/e) is 1
         (2.1, 1.0, 1 / math.e, FRESH),
+        (2.0, 1.0, 1 / math.e, RENEW_EARLY),
         (1.9, 1.0, 1 / math.e, RENEW_EARLY),
         (3.9, 2.0, 1 / math.e, RENEW_EARLY),
         (1.9, 0.0, 1e-300, FRESH),
@@ -128,6 +129,7 @@ def test_the_grace_is_the_longer_of_the_two() -> None:
 def test_a_freshness_that_makes_sense_comes_back() -> None:
     assert checked_freshness(1, 2.5, 0.5) == Freshness(1, 2.5, 0.5)
     assert checked_freshness() == Freshness()
+    assert checked_freshness(MAX_TTL_S, MAX_TTL_S, 0) == Freshness(MAX_TTL_S, MAX_TTL_S)
 
 
 @pytest.mark.parametrize("name", Freshness._fields)
@@ -147,6 +149,7 @@ def test_a_freshness_that_makes_none_is_refused(name: str, value: Any) -> None:
         ({"temperature": 0.0}, True),
         ({"temperature": 0.01}, False),
         ({"temperature": None}, False),
+        ({"temperature": None, "max_tokens": None}, False),
         ({}, False),
         ({"options": {"seed": 0}}, True),
         ({"options": {"seed": 42}}, True),

@@ -67,7 +67,7 @@ def test_all_is_well_after_a_run(tinyllm: Tinyllm) -> None:
     before = tree(tinyllm.home)
     made = record(tinyllm)
     ((state, text),) = lines(made, "snapshot")
-    assert state == "ok" and "1 sound entries" in text and str(tinyllm.snapshot) in text
+    assert state == "ok" and "1 sound entry" in text and str(tinyllm.snapshot) in text
     assert {one["state"] for one in made["checks"]} == {"ok"}
     assert tree(tinyllm.home) == before
 

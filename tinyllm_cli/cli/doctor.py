@@ -166,7 +166,8 @@ def _snapshot(path: Path, *, fix: bool) -> Iterator[Finding]:
         yield Finding("snapshot", "ok", f"none yet; it will be {path}")
     else:
         other = f", {found.foreign:,} of another release" if found.foreign else ""
-        size = f"{found.entries:,} sound entries ({format_size(found.bytes)}){other}"
+        noun = "entry" if found.entries == 1 else "entries"
+        size = f"{found.entries:,} sound {noun} ({format_size(found.bytes)}){other}"
         yield Finding("snapshot", "ok", f"{size} in {path}")
 
 
