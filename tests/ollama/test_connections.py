@@ -73,6 +73,17 @@ def test_a_busy_server_is_asked_once_more(server: FakeOllama, ask: Asker) -> Non
     assert len(ask.pauses.seconds) == 2
 
 
+def test_a_long_question_arrives_whole_each_time(server: FakeOllama, ask: Asker) -> None:
+    """It goes in pieces, of a length that is said beforehand."""
+    server.inject(Fault.status(503, "server busy"))
+    prompt = "why é " * 200_000
+    ask(lambda client: client.generate(prompt))
+    first, second = server.requests("/api/generate")
+    assert first.json()["prompt"] == second.json()["prompt"] == prompt
+    assert int(first.headers["content-length"]) == len(first.body)
+    assert "transfer-encoding" not in first.headers
+
+
 def test_helpful_questions_are_asked_once(server: FakeOllama, ask: Asker) -> None:
     server.stop()
 
