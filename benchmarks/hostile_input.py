@@ -46,9 +46,9 @@ def summary(inputs: int, runs: int, seed: int) -> Iterator[str]:
                 capture_output=True,
             )
             codes[done.returncode] += 1
-            wrong = complaint(done.returncode, done.stderr)
+            wrong = complaint(done.returncode, done.stdout, done.stderr)
             if wrong:
-                bad.append(f"{run.arguments} with {run.environ}: {wrong}")
+                bad.append(f"{wrong}: {run.arguments} with {run.environ}"[:200])
     ends = ", ".join(f"{code}: {count:,}" for code, count in sorted(codes.items()))
     yield (
         f"Command lines: {runs:,} runs, exit codes {ends}; **{len(bad)} ended otherwise than "

@@ -282,10 +282,11 @@ def _word(dice: random.Random) -> str:
     return text.replace("\x00", "\x01")  # neither arguments nor variables can hold a NUL
 
 
-def complaint(code: int, err: bytes) -> str:
+def complaint(code: int, out: bytes, err: bytes) -> str:
     """Return what is wrong with how a command ended, "" if nothing is: every end is one of ours.
 
     An error is one line of reason and one of hint; other lines are log lines that were asked for.
+    The doctor's report, on standard output, holds both.
     """
     said = err.rpartition(b" [y/N] ")[2]  # a question that nobody answered
     lines = [line for line in said.splitlines() if not line.startswith(b"tinyllm: DEBUG ")]
@@ -295,6 +296,8 @@ def complaint(code: int, err: bytes) -> str:
         return f"exit code {code}"
     if len(lines) > 2:
         return f"{len(lines)} lines on standard error"
-    if code == ExitCode.USAGE and [line[:6] for line in lines] != [b"tinyll", b"hint: "]:
+    explained = [line[:6] for line in lines] == [b"tinyll", b"hint: "]
+    reported = not lines and b"problem" in out and b"hint" in out
+    if code == ExitCode.USAGE and not (explained or reported):
         return "an error without a reason and a hint"
     return ""

@@ -33,7 +33,7 @@ def test_every_command_line_ends_in_one_of_the_documented_ways(
     codes = set()
     for one in itertools.islice(invocations(number), number):
         done = tinyllm(*one.arguments, stdin=one.stdin, environ=one.environ)
-        assert complaint(done.code, done.err) == "", (one, done)
+        assert complaint(done.code, done.out, done.err) == "", (one, done)
         codes.add(done.code)
     assert {0, 2} <= codes
 
