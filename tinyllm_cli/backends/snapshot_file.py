@@ -110,12 +110,12 @@ def move_aside(path: Path, opened: tuple[int, int] | None) -> Path | None:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(f"{path}{suffix}", f"{aside}{suffix}")
         os.replace(path, aside)
-        kept = [found for found in set_aside_files(path) if not found.name.endswith(SIDECARS)]
-        for old in kept[:-_KEEP_ASIDE]:
-            for suffix in ("", *SIDECARS):
-                with contextlib.suppress(FileNotFoundError):
-                    wipe(Path(f"{old}{suffix}"))
-        return aside
+    kept = [found for found in set_aside_files(path) if not found.name.endswith(SIDECARS)]
+    for old in kept[:-_KEEP_ASIDE]:
+        for suffix in ("", *SIDECARS):
+            with contextlib.suppress(FileNotFoundError):
+                wipe(Path(f"{old}{suffix}"))
+    return aside
 
 
 @contextlib.contextmanager
