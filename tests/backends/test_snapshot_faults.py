@@ -301,19 +301,36 @@ def test_damage_that_another_process_is_moving_aside(filled: Path) -> None:
     watched.close()
 
 
-def test_processes_that_find_the_same_damage_make_one_fresh_file(filled: Path) -> None:
-    filled.write_text("This is not a database. " * 100)
-    script = """
+STORE_AT_ONCE = """
+print("ready", flush=True)
+sys.stdin.readline()
 backend = InMemoryBackend(snapshot=sys.argv[1])
 store(backend, sys.argv[2])
 backend.close_nowait()
 """
-    for process in [start(script, filled, number) for number in range(6)]:
-        finish(process)
-    watched = Watched(filled)
-    assert watched.backend.stats_nowait().entries == 6
-    assert len(watched.aside()) == 1
-    watched.close()
+
+
+@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_processes_that_find_the_same_damage_make_one_fresh_file(filled: Path, rounds: int) -> None:
+    """What one of them has stored in it, none of the others moves aside."""
+    for _ in range(rounds):
+        for file in filled.parent.iterdir():
+            file.unlink()
+        filled.write_text("This is not a database. " * 100)
+        filled.chmod(0o600)
+        processes = [start(STORE_AT_ONCE, filled, number) for number in range(8)]
+        for process in processes:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for process in processes:
+            finish(process)
+        watched = Watched(filled)
+        assert watched.backend.stats_nowait().entries == len(processes)
+        assert len(watched.aside()) == 1
+        watched.close()
 
 
 def damaged_at_random(
