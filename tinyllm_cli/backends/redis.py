@@ -16,7 +16,7 @@ from . import redis_lease as leases
 from .breaker import Breaker
 from .inventory import Clearance, Filter, StoreStats
 from .memory import DEFAULT_MAX_ENTRY_BYTES
-from .redis_blocking import CONNECT_SHARE, DEFAULT_TIMEOUT_S, WALK_TIMEOUT_S
+from .redis_blocking import CONNECT_SHARE, DEFAULT_TIMEOUT_S, WALK_TIMEOUT_S, waiting_time
 from .redis_links import RedisLinks
 from .redis_recent import Recent
 from .redis_topology import Way, open_topology
@@ -70,8 +70,8 @@ class RedisBackend:
         else:
             self.address = RedisAddress("single", (_endpoint(host, port),), db, username, password)
         self.key_prefix = key_prefix
-        self.timeout = timeout
-        self._connect_timeout = timeout * CONNECT_SHARE
+        self._waiting = waiting_time(timeout)
+        self._connect_timeout = self._waiting * CONNECT_SHARE
         if connect_timeout is not None:
             self._connect_timeout = min(connect_timeout, timeout)
         self._max_bulk = max_entry_bytes
@@ -220,7 +220,7 @@ class RedisBackend:
         """Hold a conversation within the time one operation has."""
         try:
             # a socket's timeout starts again with every byte; this bounds the whole
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self._waiting):
                 return await _converse(way, await self._open_links())
         except TimeoutError as exc:
             raise faults.not_in_time(self.address) from exc
@@ -230,7 +230,7 @@ class RedisBackend:
 
         Nor is one refused because of it: a service may end the connection over INFO and work well.
         """
-        links = self._new_links({}, patience=max(self.timeout, WALK_TIMEOUT_S))
+        links = self._new_links({}, patience=max(self._waiting, WALK_TIMEOUT_S))
         try:
             return await _converse(way, links)
         finally:
@@ -264,7 +264,7 @@ class RedisBackend:
         return RedisLinks(
             self.address,
             breakers,
-            timeout=self.timeout,
+            timeout=self._waiting,
             connect_timeout=self._connect_timeout,
             max_bulk=self._max_bulk,
             patience=patience,

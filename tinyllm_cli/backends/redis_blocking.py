@@ -25,7 +25,13 @@ from .resp import Command, Reply
 if TYPE_CHECKING:
     from .redis_check import Examination
 
-__all__ = ["CONNECT_SHARE", "DEFAULT_TIMEOUT_S", "WALK_TIMEOUT_S", "BlockingRedisBackend"]
+__all__ = [
+    "CONNECT_SHARE",
+    "DEFAULT_TIMEOUT_S",
+    "WALK_TIMEOUT_S",
+    "BlockingRedisBackend",
+    "waiting_time",
+]
 
 #: The whole of one operation, connecting included.
 DEFAULT_TIMEOUT_S = 0.5
@@ -35,8 +41,14 @@ CONNECT_SHARE = 0.6
 #: that and waits.
 WALK_TIMEOUT_S = 5.0
 _REPLENISHED = 0.1
+_GIVING_UP_S = 0.02
 
 T = TypeVar("T")
+
+
+def waiting_time(timeout: float) -> float:
+    """Return how long to wait so that giving up, which takes a moment too, is over by `timeout`."""
+    return timeout - min(_GIVING_UP_S, timeout / 10)
 
 
 class BlockingRedisBackend:
@@ -69,10 +81,10 @@ class BlockingRedisBackend:
         )
         self._walks = RedisWalk(self._work)
         self._max_bulk = max_entry_bytes
-        self._timeout = timeout
+        self._timeout = waiting_time(timeout)
         self._monotonic = monotonic
-        self._reads = _Allowance(timeout, monotonic)
-        self._writes = _Allowance(timeout, monotonic)
+        self._reads = _Allowance(self._timeout, monotonic)
+        self._writes = _Allowance(self._timeout, monotonic)
         self._sockets: dict[Endpoint, RedisSocket] = {}
         self._breakers: dict[Endpoint, Breaker] = {}
         self._lock = Lock()
