@@ -301,12 +301,17 @@ GOLDEN = {
         "236f725f93be32d9d23d09f545b155322e33581ae4e7dc49194d28fea101d49d",
     ),
 }
+SECOND_SAMPLE = "3c280f03064d9e42885db13e9ad5aea5c488b2615e6178039f20ba003ec044ce"
 
 
 @pytest.mark.parametrize(("changes", "expected"), GOLDEN.values(), ids=GOLDEN.keys())
 def test_the_same_key_for_ever(changes: dict[str, Any], expected: str) -> None:
     """A change here makes every stored answer unreachable; it needs a new KEY_VERSION."""
     assert key(**changes) == expected
+
+
+def test_the_same_key_of_a_second_sample_for_ever() -> None:
+    assert cache_key({"model": "m", "prompt": "p"}, sample=2) == SECOND_SAMPLE
 
 
 def test_the_canonical_form_is_what_the_documentation_says() -> None:

@@ -18,6 +18,7 @@ from tinyllm_cli.policy import (
     STALE,
     Freshness,
     checked_freshness,
+    checked_speed,
     checked_ttl,
     is_deterministic,
     look,
@@ -137,6 +138,17 @@ def test_a_freshness_that_makes_sense_comes_back() -> None:
 def test_a_freshness_that_makes_none_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=name):
         checked_freshness(**{name: value})
+
+
+@pytest.mark.parametrize("speed", [1, 0.001, 2.5, 1e9])
+def test_a_replay_speed_that_makes_sense_comes_back(speed: float) -> None:
+    assert checked_speed(speed) == speed
+
+
+@pytest.mark.parametrize("speed", [0, -1, math.nan, math.inf, True, "1", None])
+def test_a_replay_speed_that_makes_none_is_refused(speed: Any) -> None:
+    with pytest.raises(ConfigError, match="replay speed"):
+        checked_speed(speed)
 
 
 # --- which requests have one answer
