@@ -340,6 +340,21 @@ def test_every_public_name_is_documented() -> None:
     assert set(tinyllm_cli.__all__) - words == set()
 
 
+def test_every_row_of_the_fault_matrix_has_a_test_and_every_test_a_row() -> None:
+    said = [
+        row.cells["Row"] for row in rows(ROOT / "docs" / "reliability.md") if "Row" in row.cells
+    ]
+    sources = "".join(page(path) for path in (ROOT / "tests" / "faults").glob("test_*.py"))
+    names = re.findall(r"^(?:async )?def (test_\w+)", sources, re.MULTILINE)
+    tested = {
+        f"{letter.upper()}{int(number)}"
+        for name in names
+        for letter, number in re.findall(r"_([csrok])(\d\d)(?=_)", name)
+    }
+    assert len(said) == len(set(said))
+    assert set(said) == tested
+
+
 def test_messages_in_the_troubleshooting_table_are_those_of_the_source() -> None:
     # joined as Python joins them, so that a message may be broken over lines
     source = "\n".join(re.sub(r'"\s*\n\s*f?"', "", page(path)) for path in SOURCES)
