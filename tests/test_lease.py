@@ -359,6 +359,7 @@ async def test_a_look_that_fails_costs_nobody_the_lease() -> None:
 # --- beating
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [set(), {"beat"}])
 @in_loop
 async def test_a_holder_changes_its_mark_while_it_works(broken: set[str]) -> None:

@@ -181,6 +181,7 @@ def test_a_hit_loads_neither_an_event_loop_nor_a_client_library(
         assert loaded.isdisjoint(heavy)
 
 
+@pytest.mark.slow
 def test_with_tiers_a_hit_in_front_needs_no_redis(
     another_tinyllm: Make, ollama: FakeOllama, server: RedisServer
 ) -> None:
@@ -199,6 +200,7 @@ def test_with_tiers_a_hit_in_front_needs_no_redis(
     assert ollama.generations == 2
 
 
+@pytest.mark.slow
 def test_the_counters_are_the_teams(another_tinyllm: Make, server: RedisServer) -> None:
     one, two, three = (another_tinyllm(name) for name in ("one", "two", "three"))
     one("run", PROMPT, environ=using(server.url))
@@ -281,6 +283,7 @@ def test_no_secret_on_the_command_line_nor_in_a_message(
     assert bad.err.count(b"\n") == 2
 
 
+@pytest.mark.slow
 def test_a_secret_in_the_config_file_must_be_for_its_owner_only(
     tinyllm: Tinyllm, server: RedisServer
 ) -> None:

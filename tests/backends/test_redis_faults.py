@@ -307,6 +307,7 @@ def test_a_walk_does_not_wait_for_a_silent_server(
 # --- a server that answers, but not with data
 
 
+@pytest.mark.slow
 def test_a_loading_server_is_left_alone_and_then_used_again(open_store: OpenStore) -> None:
     now = [0.0]
     with RedisServer("--save", "3600 1") as server:

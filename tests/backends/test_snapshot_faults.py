@@ -710,6 +710,7 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
+@pytest.mark.slow
 def test_a_file_locked_by_another_process_is_waited_for_briefly(filled: Path) -> None:
     """Also by a process that has yet to open it: the command line always has."""
     known, fresh = Watched(filled), Watched(filled)
@@ -731,6 +732,7 @@ def test_a_file_locked_by_another_process_is_waited_for_briefly(filled: Path) ->
         watched.close()
 
 
+@pytest.mark.slow
 def test_a_lock_met_by_a_lookup_does_not_hold_the_question_up_again(filled: Path) -> None:
     """Before the answer it costs one short wait; the long one is spent behind it, on storing."""
     watched = Watched(filled)

@@ -188,6 +188,7 @@ def test_a_locked_store_is_a_failure_of_the_command(filled: Tinyllm) -> None:
     assert stored(filled.snapshot) == 3
 
 
+@pytest.mark.slow
 def test_redis_loses_our_entries_and_no_others(tinyllm: Tinyllm, redis_url: str) -> None:
     redis = pytest.importorskip("redis")
     server = redis.Redis.from_url(redis_url, protocol=2)

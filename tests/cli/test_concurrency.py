@@ -13,6 +13,7 @@ from tests.conftest import Finished, Tinyllm
 from tests.fake_ollama import FakeOllama
 
 
+@pytest.mark.slow
 def test_the_same_question_at_once(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     """However often the model is asked, everybody gets one and the same answer, and it is kept once."""
 

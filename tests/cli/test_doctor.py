@@ -114,6 +114,7 @@ def test_no_ollama(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     record(tinyllm)
 
 
+@pytest.mark.slow
 def test_a_frozen_ollama_is_not_waited_for(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     ollama.inject(Fault.stall_headers(), path="/")
     assert problem(record(tinyllm, code=3))[0] == "ollama"
@@ -164,6 +165,7 @@ def test_what_cannot_be_the_snapshot(
     assert tree(tinyllm.home) == before
 
 
+@pytest.mark.slow
 def test_a_locked_snapshot_is_said_to_be_so(tinyllm: Tinyllm) -> None:
     tinyllm("run", "What?")
     holder = sqlite3.connect(tinyllm.snapshot, isolation_level=None)
@@ -212,6 +214,7 @@ def test_an_entry_that_rotted_is_found_and_taken_out_alone(
     assert ollama.generations == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_found_and_moved_aside(tinyllm: Tinyllm) -> None:
     for n in range(40):
         store(tinyllm, n)
@@ -277,6 +280,7 @@ def test_a_redis_that_is_away_or_refuses(tinyllm: Tinyllm) -> None:
         assert "authentication failed" in problem(made)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rights", "code", "words"),
     [

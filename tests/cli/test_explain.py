@@ -106,6 +106,7 @@ def test_a_stale_one(tinyllm: Tinyllm) -> None:
     assert "renewed behind" in said(tinyllm, "--stale-while-revalidate", "1h", QUESTION)[0]
 
 
+@pytest.mark.slow
 def test_an_evicted_one(tinyllm: Tinyllm) -> None:
     tinyllm("run", QUESTION)
     tinyllm("run", "--cache-max-entries", "1", "Something else")
@@ -158,6 +159,7 @@ def test_explaining_asks_nobody_and_counts_nothing(
     assert explained(tinyllm, QUESTION)["reason"] == "hit"
 
 
+@pytest.mark.slow
 def test_explaining_does_not_keep_an_answer_from_eviction(tinyllm: Tinyllm) -> None:
     tinyllm("run", QUESTION)
     tinyllm("run", "Something else")

@@ -119,6 +119,7 @@ def test_from_the_cache_alone_nothing_is_renewed(tinyllm: Tinyllm, ollama: FakeO
     assert len(ollama.log) == asked
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes in /proc")
 def test_many_stale_hits_at_once_are_one_renewal(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     old = tinyllm(*REVALIDATE, QUESTION)
@@ -136,6 +137,7 @@ def test_many_stale_hits_at_once_are_one_renewal(tinyllm: Tinyllm, ollama: FakeO
     assert (figures["hits"], figures["stale"], figures["misses"]) == (6, 6, 1)
 
 
+@pytest.mark.slow
 def test_a_renewal_that_fails_harms_nobody(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     old = tinyllm(*REVALIDATE, QUESTION)
     ollama.stop()
@@ -148,6 +150,7 @@ def test_a_renewal_that_fails_harms_nobody(tinyllm: Tinyllm, ollama: FakeOllama)
     assert (figures["hits"], figures["stale"], figures["misses"]) == (2, 2, 1)
 
 
+@pytest.mark.slow
 def test_early_renewal_is_a_setting(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     """By lot, but with this beta nearly sure: a miss in a hundred million tests."""
     ollama.token_delay = 0.02
@@ -258,6 +261,7 @@ def test_with_the_server_down_the_last_known_model_answers(
         assert (again.code, again.out, again.err) == (0, old.out, b"")
 
 
+@pytest.mark.slow
 def test_strict_asks_first_and_fails_without_a_server(tinyllm: Tinyllm, ollama: FakeOllama) -> None:
     command = ["run", "--coherence", "strict", QUESTION]
     old = tinyllm(*command)

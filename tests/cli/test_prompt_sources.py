@@ -155,7 +155,7 @@ def test_a_schema_that_is_none_is_refused(tinyllm: Tinyllm, content: str, reason
     assert_failed(tinyllm("run", "x", "--format", "schema.json"), 2, reason)
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("given", "sent"),
     [

@@ -994,6 +994,7 @@ def test_every_option_has_a_row() -> None:
     assert set(ROWS) == _everything()
 
 
+@pytest.mark.few(18)
 @pytest.mark.parametrize(
     ("command", "flag"),
     [pytest.param(*at, marks=pytest.mark.slow if at in LATER else ()) for at in ROWS],

@@ -98,6 +98,7 @@ def test_from_the_cache_alone_a_missing_sample_is_a_miss(
 # --- when the cache should not answer
 
 
+@pytest.mark.slow
 @pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("arguments", "cached"),

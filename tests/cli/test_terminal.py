@@ -43,6 +43,7 @@ def test_the_spinner_is_cleared_after_a_failure(tinyllm: Tinyllm, ollama: FakeOl
     assert not terminal.cursor_hidden()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "term", "piped"),
     [
@@ -159,6 +160,7 @@ def test_a_model_nobody_has_is_a_refusal(tinyllm: Tinyllm) -> None:
     assert hint.startswith("hint: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piped", [("stdin",), ("stderr",)])
 def test_nothing_is_pulled_without_a_person(
     tinyllm: Tinyllm, ollama: FakeOllama, piped: tuple[str]

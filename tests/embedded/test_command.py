@@ -88,6 +88,7 @@ def test_a_pull_says_when_the_model_is_ready(newcomer: Tinyllm) -> None:
     assert_failed(newcomer("pull", "llama3.2", "--engine", "embedded"), 4, "llama3.2", MODEL)
 
 
+@pytest.mark.slow
 @nobody_at_home
 def test_a_pull_without_an_ollama_is_for_the_model_that_is_embedded(newcomer: Tinyllm) -> None:
     assert newcomer("pull", "tiny-1m").code == 0

@@ -41,6 +41,7 @@ def test_one_question_is_one_miss_and_then_one_hit(newcomer: Tinyllm) -> None:
     assert stored_models(newcomer.snapshot) == ["tiny-1m:latest"]
 
 
+@pytest.mark.slow
 @pytest.mark.few(2)
 @nobody_at_home
 @pytest.mark.parametrize("flags", [["--no-cache"], ["--refresh"], ["--no-stream"], ["--json"]])
@@ -105,6 +106,7 @@ def test_without_the_extra_the_hint_says_how_to_install_it(
     assert_failed(done, 3, "ollama serve", "pip install 'tinyllm-cli[embedded]'")
 
 
+@pytest.mark.slow
 def test_a_better_answer_is_not_shadowed_by_a_tiny_one(
     newcomer: Tinyllm, ollama: FakeOllama
 ) -> None:

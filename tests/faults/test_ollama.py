@@ -107,6 +107,7 @@ def test_o03_silent_in_the_middle(tinyllm: Tinyllm, ollama: FakeOllama, after: i
     healed(tinyllm, ollama)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "stream"),
     [
@@ -275,6 +276,7 @@ def test_o12_busy_is_asked_once_more(tinyllm: Tinyllm, ollama: FakeOllama) -> No
     answered(tinyllm("run", QUESTION))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("chunks", "kept"),
     [
@@ -314,6 +316,7 @@ def test_o14_more_after_the_end(tinyllm: Tinyllm, ollama: FakeOllama, fault: Fau
     assert ollama.generations == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [

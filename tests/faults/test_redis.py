@@ -210,6 +210,7 @@ def forward(connection: socket.socket, server: RedisServer, *, before: Callable[
 # --- nobody there, or nobody who answers
 
 
+@pytest.mark.slow
 def test_r01_port_closed(team: Team) -> None:
     with RedisServer() as own:
         team.url = own.url
@@ -224,6 +225,7 @@ def test_r01_port_closed(team: Team) -> None:
         team.healed(empty=True)
 
 
+@pytest.mark.slow
 def test_r02_connect_blackhole(team: Team) -> None:
     team.knows()
     with blackhole() as port:
@@ -231,6 +233,7 @@ def test_r02_connect_blackhole(team: Team) -> None:
     team.healed()
 
 
+@pytest.mark.slow
 def test_r03_frozen(team: Team, server: RedisServer) -> None:
     team.knows()
     server.freeze()
@@ -332,6 +335,7 @@ def other_network() -> Iterator[tuple[list[str], Callable[[str], object]]]:
         there.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "seconds", [pytest.param(0.01, marks=slow), 0.1, pytest.param(0.4, marks=slow)]
 )
@@ -440,6 +444,7 @@ def test_r06_killed_again_and_again(team: Team) -> None:
         team.healed(empty=True)
 
 
+@pytest.mark.slow
 def test_r07_loading(team: Team) -> None:
     with RedisServer("--save", "3600 1") as own:
         team.url = own.url
@@ -464,6 +469,7 @@ def test_r08_out_of_memory(team: Team, server: RedisServer) -> None:
     team.healed()
 
 
+@pytest.mark.slow
 def test_r09_read_only(team: Team, server: RedisServer) -> None:
     client = server.client()
     team.knows()
@@ -520,6 +526,7 @@ def test_r10_cluster_down(team: Team) -> None:
         team.healed(f"redis+cluster://{node.endpoint}", empty=True)
 
 
+@pytest.mark.slow
 def test_r11_cannot_save(team: Team) -> None:
     with RedisServer() as own:
         client = own.client()
@@ -538,6 +545,7 @@ def test_r11_cannot_save(team: Team) -> None:
         team.healed()
 
 
+@pytest.mark.slow
 def test_r11_busy(team: Team, server: RedisServer) -> None:
     client, other = server.client(), server.new_client()
     team.knows()
@@ -618,6 +626,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
+@pytest.mark.slow
 def test_r13_no_tls_there(team: Team, server: RedisServer) -> None:
     team.knows()
     team.struck("", server.url.replace("redis:", "rediss:"), hangs=True)
@@ -896,6 +905,7 @@ def test_r20_bad_url(tinyllm: Tinyllm, ollama: FakeOllama, url: str) -> None:
     assert ollama.log == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hours", [pytest.param(-1, marks=slow), 1])
 def test_r21_clock_an_hour_off(team: Team, server: RedisServer, tmp_path: Path, hours: int) -> None:
     """The machine that stored is right, the one that asks is not; and the other way round."""
@@ -960,6 +970,7 @@ def test_r22_foreign_keys_stay_as_they_are(team: Team, server: RedisServer) -> N
     team.healed(empty=True)
 
 
+@pytest.mark.slow
 def test_r23_another_release_on_the_same_server(team: Team, server: RedisServer) -> None:
     """What lies under the names of an older and a newer format is neither read, counted nor removed."""
     client = server.client()

@@ -94,6 +94,7 @@ def test_c14_a_very_long_variable_is_cut(tinyllm: Tinyllm) -> None:
 # The config file.
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -110,6 +110,7 @@ def test_c01_a_second_signal_ends_a_slow_end(tinyllm: Tinyllm, ollama: FakeOllam
         lock.close()
 
 
+@pytest.mark.slow
 def test_c01_while_the_prompt_is_read(tinyllm: Tinyllm) -> None:
     process = tinyllm.start("run", "-f", "-", stdin=subprocess.PIPE)
     assert process.stderr is not None

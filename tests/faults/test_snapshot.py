@@ -246,6 +246,7 @@ def test_s04_full_disk(user: User) -> None:
     user.healed()
 
 
+@pytest.mark.slow
 @linux_only
 @root_only
 @pytest.mark.parametrize("block", [4096, *map(later, (1024, 2048))])
@@ -263,6 +264,7 @@ def test_s05_nearly_full_disk(user: User, block: int) -> None:
     user.healed()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no limit to set")
 def test_s06_no_file_may_grow(user: User) -> None:
     """A quota, as a limit on the size of files: EFBIG, and a signal that would end others."""
@@ -329,6 +331,7 @@ def test_s07_a_directory_that_cannot_be_written(user: User) -> None:
     user.healed(kept=False)
 
 
+@pytest.mark.slow
 @linux_only
 def test_s07_a_directory_that_cannot_be_made(user: User) -> None:
     shutil.rmtree(user.path.parent)
@@ -340,6 +343,7 @@ def test_s07_a_directory_that_cannot_be_made(user: User) -> None:
     user.healed(kept=False)
 
 
+@pytest.mark.slow
 @linux_only
 @root_only
 def test_s07_a_file_system_mounted_read_only(user: User) -> None:
@@ -418,6 +422,7 @@ def in_what_is_no_directory(path: Path, victim: Path) -> None:
     path.parent.write_text("mine")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("place", "why"),
     [
@@ -463,6 +468,7 @@ def test_s08_not_ours_alone(user: User, place: Callable[[Path, Path], None], why
 # --- damaged
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("flips", [8, later(60)])
 def test_s09_a_flipped_bit(user: User, flips: int) -> None:
     seed = random.Random(flips)
@@ -542,6 +548,7 @@ def test_s11_the_journal_of_a_write_that_broke_off(user: User, deleted: bool) ->
     user.healed()
 
 
+@pytest.mark.slow
 def test_s11_files_that_others_left_beside_it(user: User) -> None:
     """The journal of another database, and what an old release would have written."""
     other = user.tinyllm.home / "other.sqlite3"
@@ -611,6 +618,7 @@ def next_release(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turns", [1, later(15)])
 def test_s13_two_releases_take_turns(user: User, tmp_path: Path, turns: int) -> None:
     """Each has a file of its own, finds there what it stored, and leaves the other's alone."""
@@ -694,6 +702,7 @@ def locked(path: Path) -> Iterator[None]:
             holder.communicate(b"\n")
 
 
+@pytest.mark.slow
 def test_s15_locked_by_a_process_that_was_stopped(user: User) -> None:
     """The question goes out after a quarter of a second, and the answer is printed as it comes."""
     free = time.monotonic()
@@ -724,6 +733,7 @@ def test_s16_a_file_system_without_locks(user: User, error: str) -> None:
     user.healed()
 
 
+@pytest.mark.slow
 def test_s17_the_live_file_is_opened_by_nobody_but_sqlite(user: User) -> None:
     """Closing a second handle would drop SQLite's locks in this process.
 

@@ -96,6 +96,7 @@ def test_helpful_questions_are_asked_once(server: FakeOllama, ask: Asker) -> Non
     assert ask.pauses.seconds == []
 
 
+@pytest.mark.slow
 def test_a_frozen_server_delays_a_helpful_question_by_five_seconds(
     server: FakeOllama, ask: Asker
 ) -> None:
