@@ -88,7 +88,7 @@ def without_hiredis() -> Iterator[None]:
     kept = {name: module for name, module in sys.modules.items() if name.startswith("hiredis")}
     for name in kept:
         del sys.modules[name]
-    sys.modules["hiredis"] = None  # type: ignore[assignment]
+    sys.modules["hiredis"] = None  # type: ignore[assignment] # so that importing it fails
     try:
         yield
     finally:

@@ -223,7 +223,7 @@ def test_many_at_once(opened: Open, clock: Clock) -> None:
 
 @pytest.fixture(params=["snapshot", "redis"])
 def opened_store(request: pytest.FixtureRequest, path: Path, clock: Clock) -> Open:
-    given: Open = opened.__wrapped__(request, path, clock)  # type: ignore[attr-defined]
+    given: Open = opened.__wrapped__(request, path, clock)  # type: ignore[attr-defined] # a fixture
     return given
 
 
@@ -255,7 +255,7 @@ def test_counters_and_entries_outlive_the_process(opened_store: Open, clock: Clo
 
 @pytest.fixture(params=KINDS)
 def opened_filled(request: pytest.FixtureRequest, path: Path, clock: Clock) -> Open:
-    return opened.__wrapped__(request, path, clock)  # type: ignore[attr-defined, no-any-return]
+    return opened.__wrapped__(request, path, clock)  # type: ignore[attr-defined, no-any-return] # a fixture
 
 
 FILTERS: list[tuple[Filter, set[int]]] = [
@@ -297,7 +297,7 @@ def test_a_filter_removes_what_it_means_and_a_dry_run_nothing(
     ]
 
     async def test(backend: CacheBackend) -> None:
-        clear_matching: Any = backend.clear_matching  # type: ignore[attr-defined]
+        clear_matching: Any = backend.clear_matching  # type: ignore[attr-defined] # beyond the protocol
         for number, one in enumerate(filled):
             if number == 3:
                 one = entry(created_at=one.created_at, ttl=one.ttl)

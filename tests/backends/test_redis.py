@@ -47,7 +47,7 @@ def fresh(text: str = "Because.", ttl: float | None = 60) -> CacheEntry:
 def run(server: RedisServer, test: Test, **options: object) -> None:
     async def whole() -> None:
         patient = {"timeout": 20.0, **options}
-        backend = RedisBackend(url=server.url, **patient)  # type: ignore[arg-type]
+        backend = RedisBackend(url=server.url, **patient)  # type: ignore[arg-type] # of any kind
         try:
             await test(backend)
         finally:
@@ -137,7 +137,7 @@ def test_counters_are_sent_while_a_long_lived_process_runs(server: RedisServer) 
             backend.count("llama3.2", CacheMetrics(hits=1))
         name = b"tinyllm:cache:stats:v1:default"
         async with asyncio.timeout(10):
-            while client.hget(name, "llama3.2 hits") != b"300":  # noqa: ASYNC110
+            while client.hget(name, "llama3.2 hits") != b"300":  # noqa: ASYNC110 - the server tells nobody
                 await asyncio.sleep(0.001)
 
     run(server, test)
@@ -492,7 +492,7 @@ def test_clear_takes_what_a_filter_means(server: RedisServer, secret: str | None
         server.client().rpush(backend.name(key_of("list")), b"x")
 
         async def meant(**conditions: object) -> int:
-            which = Filter(**conditions)  # type: ignore[arg-type]
+            which = Filter(**conditions)  # type: ignore[arg-type] # of any kind
             return (await backend.clear_matching(which, dry_run=True)).entries
 
         assert await meant(model="llama3.2:latest") == 2
@@ -532,7 +532,7 @@ def test_a_large_keyspace_is_sampled_and_says_so(server: RedisServer) -> None:
 @pytest.mark.parametrize("port", [0, 70_000, True, "6379"])
 def test_a_port_that_is_none_is_refused(port: object) -> None:
     with pytest.raises(ConfigError, match="port"):
-        RedisBackend("localhost", port)  # type: ignore[arg-type]
+        RedisBackend("localhost", port)  # type: ignore[arg-type] # on purpose
 
 
 def test_the_original_arguments_still_serve(server: RedisServer) -> None:

@@ -73,7 +73,7 @@ class RedisBackend:
         self._waiting = waiting_time(timeout)
         self._connect_timeout = self._waiting * CONNECT_SHARE
         if connect_timeout is not None:
-            self._connect_timeout = min(connect_timeout, timeout)
+            self._connect_timeout = min(connect_timeout, self._waiting)
         self._max_bulk = max_entry_bytes
         self._clock = clock
         self._monotonic = monotonic
